@@ -1,0 +1,22 @@
+"""Faults at random times under checksummed connections between two hosts; see e2e/chaos.py."""
+
+import chaos
+import pytest
+
+from harness import BUILD
+
+FAULTS = 30
+
+
+@pytest.mark.skipif('san' in BUILD.name, reason='takes minutes, and programs of this kind run under sanitizers elsewhere')
+def test_far_chaos(make_hosts, chance):
+    hosts = make_hosts(**chaos.random_config(chance))
+    both = list(hosts)
+    made = chaos.Chaos(chaos.SimFaults(both, chance), lambda: chaos.job_on_two_hosts(both, chance), chance)
+    made.run(0 if hosts.one.plain else FAULTS)
+    if not hosts.one.plain:
+        for host in hosts:
+            host.order('delay 0')
+        summary = made.summary()
+        print(summary)
+        assert summary['fallbacks of ends'] > 0
