@@ -71,6 +71,14 @@ bool leave_rx(struct sock *sock);
 // Both, each if it is due.
 void leave_mind(struct sock *sock, int fd);
 
+// Both, while nothing is in the ring to be received. True if the receiving direction is no longer in the ring.
+static inline bool leave_when_empty(struct sock *sock, int fd)
+{
+    if (leave_tx_due(sock, fd))
+        leave_tx(sock, fd);
+    return leave_rx_due(sock) && atomic_load(&sock->rx_way) == WAY_RING && leave_rx(sock);
+}
+
 // What a ring cannot express is about to be used: the socket stays TCP from now on. Sends go by TCP when this returns, if
 // that can be had within a second; receives follow when the other end has left, too.
 void leave_for_good(struct sock *sock, int fd);

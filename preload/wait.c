@@ -130,7 +130,7 @@ static bool tcp_ready(const struct wait *wait)
     struct timespec none = {0, 0};
     if (sys_ppoll(&poll, 1, &none) <= 0)
         return false;
-    // An end that is early (see xfer.c) is not waited for: its announcement rings the bell.
+    // An end that is early (see tcp.h) is not waited for: its announcement rings the bell.
     int queued = 1;
     if ((poll.revents & POLLRDHUP) && !(poll.revents & POLLERR) && session_is_far(wait->sock) &&
         !atomic_load_explicit(&wait->sock->session.rx.shared->tx_closed, memory_order_acquire))

@@ -1,7 +1,7 @@
 // The attach protocol of one direction, tried exhaustively: every order of every step of a small model.
 //
-// The model follows preload/session.c, xfer.c and wait.c step by step: a step is what happens at once as far as others
-// can see. Senders and receivers are processes that share their end: each has its own view of how far it has come. TCP
+// The model follows preload/session.c, xfer_recv.c, xfer_send.c and wait.c step by step: a step is what happens at once
+// as far as others can see. Senders and receivers are processes that share their end: each has its own view of how far it has come. TCP
 // is a queue with bytes still on their way; the ring has room for all; bells and TCP readiness are edges in the nest
 // of each receiver. All states that can be reached are visited, and in each of them
 //
