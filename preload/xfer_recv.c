@@ -243,64 +243,94 @@ static ssize_t recv_nothing(struct sock *sock, int fd, int flags)
     return 0;
 }
 
-static bool ring_ends(const struct sock *sock)
+static ssize_t recv_beside_stream(int fd, int flags)
 {
-    return atomic_load_explicit(&sock->session.rx.shared->left_at, memory_order_acquire) != SWITCH_NOT_YET;
+    char none;
+    long n = sys_call(SYS_recvfrom, fd, &none, 1, flags | MSG_DONTWAIT, NULL, NULL);
+    return n < 0 ? xfer_fail((int)-n) : n;
+}
+
+// A receive that is under way.
+struct receiving {
+    struct spans to;
+    size_t want, least, got;
+    uint64_t deadline;
+    int flags;
+};
+
+// What was peeked at in the ring is not peeked at again in TCP.
+static bool is_enough(const struct sock *sock, const struct receiving *call, bool by_tcp)
+{
+    return (by_tcp && call->got >= call->least) ||
+           (call->got && (call->flags & MSG_PEEK) && (by_tcp || leave_rx_under_way(sock)));
+}
+
+// TCP would show the same bytes again.
+static bool peeks_once(struct sock *sock, const struct receiving *call, bool by_tcp)
+{
+    return (call->flags & MSG_PEEK) && (by_tcp || atomic_load(&sock->rx_way) == WAY_WATCH);
+}
+
+static ssize_t take_what_is_there(struct sock *sock, int fd, struct receiving *call, bool by_tcp)
+{
+    if (by_tcp)
+        return recv_by_kernel(sock, fd, &call->to, call->flags);
+    if (xfer_broken(sock))
+        return -ECONNRESET;
+    return take(sock, fd, &call->to, call->flags & MSG_PEEK ? call->got : 0, call->flags, call->got != 0);
+}
+
+// What is peeked at stays, and more than fits, or than there will ever be in the ring, can never come.
+static bool can_never_come(const struct sock *sock, const struct receiving *call)
+{
+    const struct ring_rx *ring = &sock->session.rx;
+    return (call->flags & MSG_PEEK) &&
+           (call->got >= ring->size / 2 ||
+            (call->got && atomic_load_explicit(&ring->shared->left_at, memory_order_acquire) != SWITCH_NOT_YET));
+}
+
+static int wait_for_more(struct sock *sock, int fd, struct receiving *call)
+{
+    if (xfer_nonblocking(sock, call->flags)) {
+        look_at_tcp_sometimes(sock);
+        return -EAGAIN;
+    }
+    if (can_never_come(sock, call))
+        return -EAGAIN;
+    size_t least = call->flags & MSG_PEEK ? call->least : call->least - call->got;
+    return xfer_wait(sock, fd, WAIT_READ, least, &call->deadline, call->got != 0);
 }
 
 ssize_t xfer_recv(struct sock *sock, int fd, struct spans to, int flags)
 {
-    if (flags & (MSG_OOB | MSG_ERRQUEUE)) {
-        char none;
-        long n = sys_call(SYS_recvfrom, fd, &none, 1, flags | MSG_DONTWAIT, NULL, NULL);
-        return n < 0 ? xfer_fail((int)-n) : n;
-    }
+    if (flags & (MSG_OOB | MSG_ERRQUEUE))
+        return recv_beside_stream(fd, flags);
     spans_skip_empty(&to);
-    size_t want = spans_left(&to), got = 0;
-    size_t least = least_wanted(sock, want, flags);
-    if (!want)
+    struct receiving call = {.to = to, .want = spans_left(&to), .flags = flags};
+    call.least = least_wanted(sock, call.want, flags);
+    if (!call.want)
         return recv_nothing(sock, fd, flags);
-    uint64_t deadline = 0;
-    ssize_t result = 0;
     if (!xfer_receives_by_tcp(sock))
         xfer_count(&sock->session.end->rx_calls);
-    while (got < want) {
+    ssize_t result = 0;
+    while (call.got < call.want) {
         bool by_tcp = xfer_receives_by_tcp(sock);
-        // What was peeked at in the ring is not peeked at again in TCP.
-        if ((by_tcp && got >= least) || (got && (flags & MSG_PEEK) && (by_tcp || leave_rx_under_way(sock))))
+        if (is_enough(sock, &call, by_tcp))
             break;
-        if (!by_tcp && xfer_broken(sock)) {
-            result = -ECONNRESET;
-            break;
-        }
-        result = by_tcp ? recv_by_kernel(sock, fd, &to, flags)
-                        : take(sock, fd, &to, flags & MSG_PEEK ? got : 0, flags, got != 0);
+        result = take_what_is_there(sock, fd, &call, by_tcp);
         if (result > 0) {
-            got += (size_t)result;
-            if ((flags & MSG_PEEK) && (by_tcp || atomic_load(&sock->rx_way) == WAY_WATCH))
+            call.got += (size_t)result;
+            if (peeks_once(sock, &call, by_tcp))
                 break;
-            continue;
+        } else if (result != CHANGED_WAY) {
+            if (by_tcp || result != NOTHING_YET || call.got >= call.least)
+                break;
+            result = wait_for_more(sock, fd, &call);
+            if (result)
+                break;
         }
-        if (result == CHANGED_WAY)
-            continue;
-        if (by_tcp)
-            break;
-        if (result != NOTHING_YET || got >= least)
-            break;
-        if (xfer_nonblocking(sock, flags)) {
-            look_at_tcp_sometimes(sock);
-            break;
-        }
-        // What is peeked at stays, and more than fits, or than there will ever be in the ring, can never come.
-        if ((flags & MSG_PEEK) && (got >= sock->session.rx.size / 2 || (got && ring_ends(sock))))
-            break;
-        result = xfer_wait(sock, fd, WAIT_READ, flags & MSG_PEEK ? least : least - got, &deadline, got != 0);
-        if (result)
-            break;
     }
-    if (got || result == 0)
-        return (ssize_t)got;
-    return xfer_fail((int)-result);
+    return call.got || result == 0 ? (ssize_t)call.got : xfer_fail((int)-result);
 }
 
 ssize_t xfer_drain(struct sock *sock, int fd, int flags, size_t most,
