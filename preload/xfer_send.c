@@ -126,13 +126,72 @@ static ssize_t put(struct sock *sock, int fd, struct spans *from)
     return sent;
 }
 
-static int wait_for_room(struct sock *sock, int fd, int flags, uint64_t *deadline, bool part)
+// A send that is under way.
+struct sending {
+    struct spans from;
+    ssize_t sent;
+    uint64_t deadline;
+    int flags;
+};
+
+static int wait_for_room(struct sock *sock, int fd, struct sending *call)
 {
     atomic_fetch_add_explicit(&sock->tx_blocked, 1, memory_order_seq_cst);
     xfer_count(&sock->session.end->tx_full);
-    if (xfer_nonblocking(sock, flags))
+    if (xfer_nonblocking(sock, call->flags))
         return -EAGAIN;
-    return xfer_wait(sock, fd, WAIT_WRITE, 0, deadline, part);
+    return xfer_wait(sock, fd, WAIT_WRITE, 0, &call->deadline, call->sent != 0);
+}
+
+// Each of the steps of a send returns 0, to go on if there is more to send, or the -errno that ends the call.
+
+static int send_step_by_tcp(struct sock *sock, int fd, struct sending *call)
+{
+    ssize_t n = send_by_kernel(sock, fd, &call->from, call->flags);
+    call->sent += n > 0 ? n : 0;
+    return n >= 0 || n == CHANGED_WAY ? 0 : (int)n;
+}
+
+static int put_and_wait(struct sock *sock, int fd, struct sending *call)
+{
+    ssize_t n = put(sock, fd, &call->from);
+    call->sent += n > 0 ? n : 0;
+    if (n < 0 && n != NOTHING_YET)
+        return n == CHANGED_WAY ? 0 : (int)n;
+    return call->from.count ? wait_for_room(sock, fd, call) : 0;
+}
+
+// ... or this one, if the kernel has nothing to say.
+#define NOTHING_SAID 1
+
+static int hear_kernel(struct sock *sock, int fd, struct sending *call)
+{
+    if (call->sent)
+        return -EPIPE; // the next call shall hear it
+    struct iovec none = {NULL, 0};
+    struct spans nothing = spans_of(&none, 1);
+    ssize_t n = ask_kernel(sock, fd, call->from.count ? &call->from : &nothing, call->flags);
+    if (n < 0)
+        return (int)n;
+    spans_skip(&call->from, (size_t)n);
+    call->sent += n;
+    return n || !call->from.count ? 0 : NOTHING_SAID;
+}
+
+static int send_step_by_ring(struct sock *sock, int fd, struct sending *call)
+{
+    if (xfer_broken(sock))
+        return -ECONNRESET;
+    if (__builtin_expect(leave_tx_due(sock, fd), 0) && leave_tx(sock, fd))
+        return 0;
+    if (__builtin_expect(leave_tx_under_way(sock), 0))
+        return atomic_load(&sock->session.end->tx_shut) ? (int)broken_pipe(call->flags) : wait_for_room(sock, fd, call);
+    if (__builtin_expect(kernel_must_say(sock, fd), 0)) {
+        int said = hear_kernel(sock, fd, call);
+        if (said != NOTHING_SAID)
+            return said;
+    }
+    return put_and_wait(sock, fd, call);
 }
 
 ssize_t xfer_send(struct sock *sock, int fd, struct spans from, int flags)
@@ -140,61 +199,38 @@ ssize_t xfer_send(struct sock *sock, int fd, struct spans from, int flags)
     if (flags & MSG_OOB)
         return xfer_fail(EOPNOTSUPP);
     spans_skip_empty(&from);
-    ssize_t sent = 0, result = 0;
-    uint64_t deadline = 0;
+    struct sending call = {.from = from, .flags = flags};
     if (!xfer_sends_by_tcp(sock) && xfer_count(&sock->session.end->tx_calls) % CALLS_BETWEEN_LOOKS == 0)
         agent_link_look();
     agent_link_pace(sock, spans_left(&from));
+    int result;
     do {
-        if (__builtin_expect(xfer_sends_by_tcp(sock), 0)) {
-            result = send_by_kernel(sock, fd, &from, flags);
-            sent += result > 0 ? result : 0;
-            if (result == 0 || (result < 0 && result != CHANGED_WAY))
-                break;
-            result = 0;
-            continue;
-        }
-        if (xfer_broken(sock)) {
-            result = -ECONNRESET;
-            break;
-        }
-        if (__builtin_expect(leave_tx_due(sock, fd), 0) && leave_tx(sock, fd))
-            continue;
-        if (__builtin_expect(leave_tx_under_way(sock), 0)) {
-            result = atomic_load(&sock->session.end->tx_shut) ? broken_pipe(flags)
-                                                              : wait_for_room(sock, fd, flags, &deadline, sent != 0);
-            continue;
-        }
-        if (__builtin_expect(kernel_must_say(sock, fd), 0)) {
-            if (sent)
-                break; // the next call shall hear it
-            struct iovec none = {NULL, 0};
-            struct spans nothing = spans_of(&none, 1);
-            result = ask_kernel(sock, fd, from.count ? &from : &nothing, flags);
-            if (result < 0)
-                break;
-            spans_skip(&from, (size_t)result);
-            sent += result;
-            if (result || !from.count)
-                continue;
-        }
-        result = put(sock, fd, &from);
-        if (result == CHANGED_WAY) {
-            result = 0;
-            continue;
-        }
-        if (result < 0 && result != NOTHING_YET)
-            break;
-        sent += result > 0 ? result : 0;
-        result = from.count ? wait_for_room(sock, fd, flags, &deadline, sent != 0) : 0;
-    } while (from.count && result >= 0);
-    return sent || result >= 0 ? sent : xfer_fail((int)-result);
+        result = __builtin_expect(xfer_sends_by_tcp(sock), 0) ? send_step_by_tcp(sock, fd, &call)
+                                                              : send_step_by_ring(sock, fd, &call);
+    } while (call.from.count && result == 0);
+    return call.sent || result == 0 ? call.sent : xfer_fail(-result);
+}
+
+// Returns what there was to fill: bytes, 0 if the ring is full, or -errno of the ring's. What came of it is in *filled.
+static ssize_t fill_place(struct sock *sock, size_t most, ssize_t (*fill)(void *source, void *place, size_t size),
+                          void *source, ssize_t *filled)
+{
+    bool locked;
+    uint64_t tail;
+    void *place;
+    enter_producing(sock, &locked);
+    ssize_t n = ring_reserve(&sock->session.tx, &tail, &place);
+    *filled = n > 0 ? fill(source, place, (size_t)n < most ? (size_t)n : most) : 0;
+    if (*filled > 0 && !ring_commit(&sock->session.tx, tail, (size_t)*filled))
+        *filled = -EAGAIN;
+    leave_producing(sock, locked);
+    return n;
 }
 
 ssize_t xfer_fill(struct sock *sock, int fd, int flags, size_t most,
                   ssize_t (*fill)(void *source, void *place, size_t size), void *source)
 {
-    uint64_t deadline = 0;
+    struct sending call = {.flags = flags};
     for (;;) {
         if (xfer_sends_by_tcp(sock))
             return XFER_BY_TCP;
@@ -202,34 +238,21 @@ ssize_t xfer_fill(struct sock *sock, int fd, int flags, size_t most,
             return xfer_fail(ECONNRESET);
         if (leave_tx_due(sock, fd) && leave_tx(sock, fd))
             return XFER_BY_TCP;
-        if (leave_tx_under_way(sock)) {
-            int result = wait_for_room(sock, fd, flags, &deadline, false);
-            if (result < 0)
-                return xfer_fail(-result);
-            continue;
+        if (!leave_tx_under_way(sock)) {
+            if (kernel_must_say(sock, fd))
+                return atomic_load(&sock->session.end->tx_shut) ? xfer_fail((int)-broken_pipe(flags)) : XFER_ASK_KERNEL;
+            ssize_t filled, n = fill_place(sock, most, fill, source, &filled);
+            if (n > 0) {
+                wake_consumer(sock);
+                return filled < 0 ? xfer_fail((int)-filled) : filled;
+            }
+            ssize_t failed = n < 0 ? put_failed(sock, fd, n) : 0;
+            if (failed == NOTHING_YET)
+                continue;
+            if (failed)
+                return failed == CHANGED_WAY ? XFER_BY_TCP : xfer_fail(ECONNRESET);
         }
-        if (kernel_must_say(sock, fd))
-            return atomic_load(&sock->session.end->tx_shut) ? xfer_fail((int)-broken_pipe(flags)) : XFER_ASK_KERNEL;
-        bool locked;
-        enter_producing(sock, &locked);
-        uint64_t tail;
-        void *place;
-        ssize_t n = ring_reserve(&sock->session.tx, &tail, &place);
-        ssize_t filled = n > 0 ? fill(source, place, (size_t)n < most ? (size_t)n : most) : 0;
-        bool committed = filled <= 0 || ring_commit(&sock->session.tx, tail, (size_t)filled);
-        leave_producing(sock, locked);
-        ssize_t failed = n < 0 ? put_failed(sock, fd, n) : 0;
-        if (failed == CHANGED_WAY)
-            return XFER_BY_TCP;
-        if (failed == NOTHING_YET)
-            continue;
-        if (failed)
-            return xfer_fail(ECONNRESET);
-        if (n > 0) {
-            wake_consumer(sock);
-            return filled < 0 ? xfer_fail((int)-filled) : committed ? filled : xfer_fail(EAGAIN);
-        }
-        int result = wait_for_room(sock, fd, flags, &deadline, false);
+        int result = wait_for_room(sock, fd, &call);
         if (result < 0)
             return xfer_fail(-result);
     }
