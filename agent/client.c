@@ -50,6 +50,11 @@ static void read_command(pid_t pid, char command[static CLIENT_COMMAND])
 
 // Sending.
 
+static bool is_gone(int result)
+{
+    return result == -EPIPE || result == -ECONNRESET;
+}
+
 static bool queue_has_room(const struct client *client)
 {
     struct pollfd queue = {.fd = client->fd, .events = POLLOUT};
@@ -78,17 +83,20 @@ int client_send(struct client *client, const union wire_message *message, const 
 
 // The messages.
 
+// One that is gone already is heard to its end all the same: a short-lived process says what it has to say, and ends.
 static int greet(struct client *client)
 {
     struct agent_board *board = &client->agent->board;
     union wire_message message;
+    int result;
 
     wire_begin(&message, WIRE_WELCOME);
     message.welcome.version = WIRE_VERSION;
     message.welcome.layout = LAYOUT_VERSION;
     message.welcome.slot = client->slot;
     message.welcome.instance = board->shared->instance;
-    return client_send(client, &message, &board->fd, WIRE_WELCOME_FDS);
+    result = client_send(client, &message, &board->fd, WIRE_WELCOME_FDS);
+    return is_gone(result) ? 0 : result;
 }
 
 static int on_hello(struct client *client, const struct wire_hello *hello)
@@ -174,9 +182,12 @@ static int receive(struct client *client)
     unsigned count;
     int result;
 
-    // What does not fit is closed by the kernel at once.
+    // What does not fit is closed by the kernel at once. A client that is gone, and has not read all, is an error first;
+    // what it has said comes after that.
     foreign_guard_begin();
-    result = fdpass_take(client->fd, &message, fds, &count);
+    do
+        result = fdpass_take(client->fd, &message, fds, &count);
+    while (result == -ECONNRESET);
     foreign_guard_end();
     if (result == 1) {
         int handled = on_message(client, &message, fds, count);
@@ -190,7 +201,6 @@ static void log_drop(const struct client *client, int result)
 {
     switch (result) {
     case -EPIPE:
-    case -ECONNRESET:
         log_debug("process %d (%s) disconnected", client->pid, client->command);
         break;
     case -EPROTO:
@@ -236,11 +246,9 @@ static void on_ready(struct watch *watch, uint32_t events)
 
     if (client->full && (events & EPOLLOUT))
         resume(client);
-    // Gone, while it was not read from. What it sent before is of no interest any more.
-    if (client->full && (events & (EPOLLHUP | EPOLLERR))) {
-        client_fail(client, -EPIPE);
-        return;
-    }
+    // Gone, while it was not read from: what it sent before is read now, and nothing has to be answered.
+    if (events & (EPOLLHUP | EPOLLERR))
+        client->full = false;
     for (int i = 0; i < MESSAGES_PER_TURN && client_has_room(client); i++) {
         int result = foreign_is_stuck(client->uid) ? -EBUSY : receive(client);
         if (result == 0)

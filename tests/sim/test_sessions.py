@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -422,6 +423,79 @@ def test_the_writer_is_gone_before_its_link_fails(hosts, hangs):
         assert reader.wait().out == '200000\n'
     for host in hosts if not one.plain else ():
         wait_until(lambda host=host: not host.sessions(), 'the session is over')
+
+
+# Connections that two processes hold; `signs` are files of names that begin with the third argument.
+SHARED = '''
+import os, socket, sys, time
+def wait_for(sign):
+    while not os.path.exists(sys.argv[3] + sign):
+        time.sleep(0.02)
+def give(sign):
+    open(sys.argv[3] + sign, 'w').close()
+def write_slowly():
+    for i in range(20):
+        connection.sendall(b'x')
+        time.sleep(0.05)
+def write_and_shut(size):
+    wait_for('write')
+    connection.sendall(bytes(size))
+    connection.shutdown(socket.SHUT_WR)
+    give('shut')
+def end_as_child():
+    connection.close()
+    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+'''
+
+# The child has the ring from its parent, and goes without having spoken to any agent before its end.
+CHILD_WRITES = SHARED + '''
+write_slowly()
+if os.fork():
+    end_as_child()
+write_and_shut(int(sys.argv[4]))
+if sys.argv[5] == 'close':
+    wait_for('close')
+    connection.close()
+os._exit(0)
+'''
+
+
+class SharedWriter:
+    """One of the programs above on host `one`, in its ring, and a reader on host `two`."""
+
+    def __init__(self, hosts, program, size, *options, reader):
+        self.one, two = hosts
+        self.signs, self.size, port = f'{self.one.home}/sign-', size, free_port()
+        self.reader = two.serve(python(reader, two.address, port, 0), port)
+        self.writer = self.one.spawn(python(program, two.address, port, self.signs, size, *options))
+        if not self.one.plain:
+            wait_until(lambda: [row for row in self.one.far_sessions() if row['tx_way'] == 'ring'], 'it is in a ring')
+        time.sleep(1)
+        for host in hosts:
+            host.expected_complaints.append('')
+
+    def give(self, sign):
+        Path(self.signs + sign).touch()
+
+    def wait_for(self, sign):
+        wait_until(Path(self.signs + sign).exists, f'it gives the sign {sign}')
+
+    def check(self):
+        assert self.reader.wait().out == f'{self.size}\n'
+        return self.writer.wait().out
+
+
+@pytest.mark.parametrize('hangs', ['one', 'two'])
+def test_a_child_is_gone_before_its_link_fails(hosts, hangs):
+    """What it said last to its agent is heard, although there is nobody to be greeted."""
+    shared = SharedWriter(hosts, CHILD_WRITES, 200_000, 'end', reader=DRINK)
+    getattr(hosts, hangs).signal_agent(signal.SIGSTOP)
+    shared.give('write')
+    shared.writer.wait()
+    time.sleep(5)
+    getattr(hosts, hangs).signal_agent(signal.SIGCONT)
+    shared.check()
 
 
 # Reads to the end of what there is at each event, and waits for the next.
