@@ -600,7 +600,9 @@ bool agent_link_keep(struct sock *sock, int fd, uint32_t flags)
     message.keep.flags = flags;
     if (!lock_enter(&conn.lock))
         return false;
-    if (connected() && conn.board && conn.board->instance == sock->session.end->instance)
+    // A forked child may be the first to speak since, and its board its parent's: only the lifeline tells a later agent
+    // from the one that knows the session.
+    if (connected() && !session_agent_is_gone(sock))
         kept = send_message(&message, &fd, 1);
     lock_leave(&conn.lock);
     return kept;

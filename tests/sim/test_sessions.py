@@ -498,6 +498,16 @@ def test_a_child_is_gone_before_its_link_fails(hosts, hangs):
     shared.check()
 
 
+@unsanitized
+def test_a_child_writes_after_its_agent_was_replaced(hosts):
+    """The new agent knows nothing of the ring."""
+    shared = SharedWriter(hosts, CHILD_WRITES, 10_000, 'end', reader=DRINK)
+    hosts.one.kill_agent()
+    hosts.one.start_agent()
+    shared.give('write')
+    shared.check()
+
+
 # Reads to the end of what there is at each event, and waits for the next.
 EDGE_READER = '''
 import select, socket, sys
