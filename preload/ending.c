@@ -9,8 +9,7 @@ static bool may_be_under_way(const struct sock *sock)
 {
     const struct session *session = &sock->session;
     const struct ring_shared *ring = session_ring_out(session);
-    return session_is_far(sock) && atomic_load(&sock->tx_way) != WAY_TCP &&
-           atomic_load(&session->end->tx_way) == WAY_RING && !atomic_load(&ring->arrived) &&
+    return session_is_far(sock) && atomic_load(&session->end->tx_way) == WAY_RING && !atomic_load(&ring->arrived) &&
            !atomic_load(&ring->rx_closed);
 }
 
@@ -24,6 +23,12 @@ bool ending_delays_shutdown(struct sock *sock, int fd)
         return atomic_load(&sock->session.end->tx_way) != WAY_LEFT; // pairs with the look at tx_back_fin in leave.c
     leave_ask(sock, LEAVE_RESEND);
     return leave_delays_shutdown(sock, fd);
+}
+
+void ending_look_for_agent(struct sock *sock)
+{
+    if (may_be_under_way(sock) && session_agent_is_gone(sock))
+        leave_ask(sock, LEAVE_RESEND);
 }
 
 void ending_last_close(struct sock *sock, int fd)

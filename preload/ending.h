@@ -13,5 +13,8 @@ struct sock;
 // Before a shutdown for sending that leave_delays_shutdown leaves alone: true if it shall not be made now.
 bool ending_delays_shutdown(struct sock *sock, int fd);
 
+// Before the last close in this process: if the agent is gone, so is what it was handed, and the ring is to be left now.
+void ending_look_for_agent(struct sock *sock);
+
 // Before the last close by the only holder, the end being announced.
 void ending_last_close(struct sock *sock, int fd);

@@ -302,8 +302,7 @@ static _Thread_local bool all_finished __attribute__((tls_model("initial-exec"))
 
 static bool finish_step(struct sock *sock, int fd)
 {
-    return atomic_load(&sock->tx_way) == WAY_TCP || !repeats(&sock->session) || !wish_of(&sock->session) ||
-           leave_tx(sock, fd);
+    return !leave_tx_in_ring(sock) || !repeats(&sock->session) || !wish_of(&sock->session) || leave_tx(sock, fd);
 }
 
 static void step_of_all(struct sock *sock, int fd)
@@ -333,7 +332,7 @@ void leave_ask(struct sock *sock, uint32_t wish)
 bool leave_delays_shutdown(struct sock *sock, int fd)
 {
     struct session *session = &sock->session;
-    if (atomic_load(&sock->tx_way) == WAY_TCP || !repeats(session) || wish_of(session) == LEAVE_NOT)
+    if (!leave_tx_in_ring(sock) || !repeats(session) || wish_of(session) == LEAVE_NOT)
         return false;
     atomic_store(&session->end->tx_back_fin, 1);
     if (leave_tx(sock, fd))

@@ -33,6 +33,14 @@ static inline bool leave_tx_due(const struct sock *sock, int fd)
            leave_tx_wished(sock, fd);
 }
 
+// Does the ring have what this end sent last, or is that being sent again? As all holders see it: one that does not send
+// may not have noticed (sock->tx_way).
+static inline bool leave_tx_in_ring(const struct sock *sock)
+{
+    uint32_t way = atomic_load(&sock->session.end->tx_way);
+    return way == WAY_RING || way == WAY_BACK;
+}
+
 // Is what was in the ring being sent again, and not yet all on its way?
 static inline bool leave_tx_under_way(const struct sock *sock)
 {

@@ -543,6 +543,7 @@ static bool reset_if_unread(struct sock *sock, int fd)
 // If others hold the socket too, the agent sees by the lifeline when the last is gone.
 void session_last_close(struct sock *sock, int fd)
 {
+    ending_look_for_agent(sock);
     leave_finish(sock, fd);
     leave_rx_finish(sock, fd);
     if (held_elsewhere(sock))

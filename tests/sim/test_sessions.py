@@ -460,6 +460,25 @@ if sys.argv[5] == 'close':
 os._exit(0)
 '''
 
+# The child hears of the ring, in which it does nothing, and is the last to close.
+CHILD_CLOSES = SHARED + '''
+if os.fork():
+    write_slowly()
+    write_and_shut(int(sys.argv[4]))
+    end_as_child()
+wait_for('read')
+connection.setblocking(False)
+for i in range(10):
+    try:
+        connection.recv(1)
+    except BlockingIOError:
+        time.sleep(0.05)
+give('reads')
+wait_for('close')
+connection.close()
+os._exit(0)
+'''
+
 
 class SharedWriter:
     """One of the programs above on host `one`, in its ring, and a reader on host `two`."""
@@ -505,6 +524,23 @@ def test_a_child_writes_after_its_agent_was_replaced(hosts):
     hosts.one.kill_agent()
     hosts.one.start_agent()
     shared.give('write')
+    shared.check()
+
+
+@unsanitized
+@pytest.mark.parametrize('program', [CHILD_WRITES, CHILD_CLOSES], ids=['writer', 'reader'])
+def test_an_agent_is_killed_before_the_last_close(hosts, program):
+    """It was to end the stream when all has arrived. Who closes last may be one that never sent."""
+    shared = SharedWriter(hosts, program, 10_000, 'close', reader=DRINK)
+    if program == CHILD_CLOSES:
+        shared.give('read')
+        shared.wait_for('reads')
+    hosts.one.signal_agent(signal.SIGSTOP)
+    shared.give('write')
+    shared.wait_for('shut')
+    hosts.one.kill_agent()
+    hosts.one.start_agent()
+    shared.give('close')
     shared.check()
 
 
