@@ -124,7 +124,9 @@ static bool take_turn(struct lingering *linger, uint64_t now)
     int fd = linger->of->kept.fd;
     struct repeat repeat = {.end = linger->end, .ring = &linger->ring};
 
-    discard(fd);
+    // Others may hold the socket who read it, and know nothing of the session.
+    if (linger->of->kept.flags & WIRE_KEEP_SOLE)
+        discard(fd);
     if (!linger->sent && repeat_step(&repeat, fd) != 0) {
         linger->sent = true;
         shutdown(fd, SHUT_WR);

@@ -479,6 +479,19 @@ connection.close()
 os._exit(0)
 '''
 
+# The child never hears of it, and reads when its parent is long gone.
+CHILD_READS = SHARED + '''
+if os.fork():
+    write_slowly()
+    write_and_shut(int(sys.argv[4]))
+    end_as_child()
+wait_for('read')
+count = 0
+while data := connection.recv(65536):
+    count += len(data)
+print(count)
+'''
+
 
 class SharedWriter:
     """One of the programs above on host `one`, in its ring, and a reader on host `two`."""
@@ -542,6 +555,34 @@ def test_an_agent_is_killed_before_the_last_close(hosts, program):
     hosts.one.start_agent()
     shared.give('close')
     shared.check()
+
+
+ANSWER = '''
+import socket, sys
+listener = socket.create_server((sys.argv[1], int(sys.argv[2])))
+connection, _ = listener.accept()
+for i in range(20):
+    connection.recv(1)
+connection.sendall(bytes(30_000))
+count = 0
+while data := connection.recv(65536):
+    count += len(data)
+connection.close()
+print(count)
+'''
+
+
+def test_an_agent_reads_nothing_that_others_may_want(hosts):
+    """It sends again what is in a ring that nobody holds any more, while somebody holds the socket."""
+    shared = SharedWriter(hosts, CHILD_READS, 10_000, reader=ANSWER)
+    hosts.two.signal_agent(signal.SIGSTOP)
+    shared.give('write')
+    shared.wait_for('shut')
+    time.sleep(5)
+    hosts.two.signal_agent(signal.SIGCONT)
+    shared.reader.wait()
+    shared.give('read')
+    assert shared.check() == '30000\n'
 
 
 # Reads to the end of what there is at each event, and waits for the next.
