@@ -350,10 +350,12 @@ static bool is_done(const struct path *path)
     return path->broken || path->over_heard || (path->finishing && ((path->said & ends) == ends || has_left(path)));
 }
 
-// Before OVER: without it, the end there would be broken up for want of an end of the stream.
+// Before OVER: without it, the end there would be broken up for want of an end of the stream. And where that is over
+// already, its agent would take all for arrived, while the application here may have left without reading the ring.
 static bool must_say_leave(const struct path *path)
 {
-    return path->finishing && !path->over_said && !path->broken && !(path->said & SAID_LEAVE) && wants_tcp(path);
+    return (path->finishing || path->over_heard) && !path->over_said && !path->broken && !(path->said & SAID_LEAVE) &&
+           wants_tcp(path);
 }
 
 static int say_over(struct path *path)

@@ -26,7 +26,8 @@
 //
 // Letting go. Whoever is done says OVER, behind all that it posted, and posts nothing to the session any more. Who has
 // heard it says OVER too (if it had not), and then a second one: "yours has come, and all before it". When both have been
-// heard and said, nothing is under way to this memory, nor from it, and it may be used for something else.
+// heard and said, nothing is under way to this memory, nor from it, and it may be used for something else. An end that
+// wants TCP says LEAVE before it says OVER: what the other one has sent it may not have read, and is sent again.
 //
 // A path is passive: all of it but path_init is called by the data thread, which alone touches it meanwhile.
 #pragma once

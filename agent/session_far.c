@@ -21,6 +21,7 @@
 #include "agent/ringpool.h"
 #include "core/log.h"
 #include "core/memfd.h"
+#include "core/ring.h"
 #include "core/session.h"
 
 struct far_end {
@@ -293,9 +294,11 @@ void session_far_arrived(struct session *session)
     session_keep_arrived(&session->end[1]);
 }
 
+// Where the other end went back to TCP, it may not have read the ring: then that is to be sent again, as after a lost link.
 void session_far_over(struct session *session)
 {
-    session_keep_arrived(&session->end[1]);
+    if (ring_leave_wish(&session->ring->header->ring[1]) == LEAVE_NOT)
+        session_keep_arrived(&session->end[1]);
     far_closed(session);
 }
 

@@ -7,6 +7,7 @@
 //   the link fails, and a program holds the end     the program sends the ring once more, and ends the stream itself
 //   the link fails, and nobody does                 the agent does that: the end lingers
 //
+// The same if the other end goes back to TCP, of which is not known whether it has read the ring.
 // An end that lingers stays in its session until the other host has acknowledged what was sent, or for LINGER_MS.
 #pragma once
 

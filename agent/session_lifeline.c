@@ -22,10 +22,16 @@ bool session_end_drifts(const struct session_end *end)
     return !list_empty(&end->drift);
 }
 
-// What is kept here is a holder, too. It is waited for, unless nothing can arrive any more.
+// Nothing arrives any more, or it is not known whether it does, since the other end may have left without reading it.
+static bool nothing_may_arrive(const struct session_end *end)
+{
+    return session_peer(end)->closed || ring_leave_wish(&end->session->ring->header->ring[end->side]) != LEAVE_NOT;
+}
+
+// What is kept here is a holder, too. It is waited for, unless that is in vain.
 static bool is_held(struct session_end *end)
 {
-    if (end->kept.fd >= 0 && ((end->kept.flags & WIRE_KEEP_SOLE) || session_peer(end)->closed))
+    if (end->kept.fd >= 0 && ((end->kept.flags & WIRE_KEEP_SOLE) || nothing_may_arrive(end)))
         return false;
     return alive_is_held(&end->session->agent->sessions.alive, &end->identity);
 }

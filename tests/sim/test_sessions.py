@@ -425,6 +425,56 @@ def test_the_writer_is_gone_before_its_link_fails(hosts, hangs):
         wait_until(lambda host=host: not host.sessions(), 'the session is over')
 
 
+# Has its session before it sends more than a byte; then all goes by the ring at once, and it ends.
+BRIEF_WRITER = '''
+import os, socket, sys, time
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+connection.sendall(b'x')
+connection.setblocking(False)
+while not os.path.exists(sys.argv[3]):
+    try:
+        connection.recv(1)
+    except BlockingIOError:
+        time.sleep(0.02)
+connection.setblocking(True)
+connection.sendall(bytes(10_000))
+if sys.argv[4] == 'shut':
+    connection.shutdown(socket.SHUT_WR)
+    os._exit(0)
+connection.close()
+'''
+
+POLLING_READER = '''
+import socket, sys, time
+connection, _ = socket.create_server((sys.argv[1], int(sys.argv[2]))).accept()
+connection.setblocking(False)
+count, data = 0, b' '
+while data:
+    try:
+        count += len(data := connection.recv(65536))
+    except BlockingIOError:
+        time.sleep(0.01)
+print(count)
+'''
+
+
+@pytest.mark.parametrize('how', ['close', 'shut'])
+def test_the_reader_leaves_before_it_hears_of_the_ring(hosts, how):
+    """While the writer ends, and is gone when that is known there."""
+    one, two = hosts
+    port, sign = free_port(), one.home / 'go'
+    reader = two.serve(python(POLLING_READER, two.address, port), port)
+    writer = one.spawn(python(BRIEF_WRITER, two.address, port, sign, how))
+    if not one.plain:
+        wait_until(lambda: [row for row in two.far_sessions() if row['rx_way'] == 'watch'], 'the reader watches')
+    one.order('delay 500000')
+    sign.touch()
+    writer.wait()
+    if not one.plain:
+        two.call('fallback', all=True)
+    assert reader.wait().out == '10001\n'
+
+
 # Connections that two processes hold; `signs` are files of names that begin with the third argument.
 SHARED = '''
 import os, socket, sys, time

@@ -602,6 +602,46 @@ static void test_fin_overtakes(void **state)
     free_world(world);
 }
 
+// The application at b went back to TCP without having heard that a's ring begins, while a was closed. Then a must not
+// take for arrived what nobody has read. What b's agent has to say of it waits for some of what it hears.
+static void test_left_as_the_other_is_closed(void **state)
+{
+    for (uint64_t i = rig_scaled(40); i > 0; i--) {
+        struct world *world = make_world("left as the other is closed", 64);
+        struct side *a = &world->side[0], *b = &world->side[1];
+        attach(a);
+        attach(b);
+        a->to_send = 1000;
+        while (!a->switched)
+            step(world, (unsigned)dice_below(&world->dice, ACTORS));
+        while (!a->closed)
+            app_send(world, a);
+        path_finish(&a->path);
+        a->agent_asleep = false;
+        for (uint64_t steps = dice_below(&world->dice, 100); steps > 0; steps--)
+            step(world, (unsigned)dice_below(&world->dice, ACTORS));
+        for (int ring = 0; ring < 2; ring++)
+            ring_ask_to_leave(&b->memory->ring[ring], LEAVE_RESEND);
+        bool heard = atomic_load(&b->memory->ring[0].switch_at) != SWITCH_NOT_YET;
+        b->eof |= !heard;
+        ring_bell(b->path.agent_bell);
+        for (uint64_t steps = dice_below(&world->dice, 100); steps > 0; steps--) {
+            agent_push(world, a);
+            fake_carry(a->conn);
+            agent_poll(world, b);
+        }
+        run(world);
+        finish_all(world);
+        assert_int_equal(b->received, heard ? 1000 : 0);
+        if (!heard) {
+            assert_int_equal(a->memory->ring[1].arrived, 0);
+            assert_int_equal(ring_leave_wish(&a->memory->ring[1]), LEAVE_RESEND);
+        }
+        assert_int_equal(a->end.broken + b->end.broken, 0);
+        free_world(world);
+    }
+}
+
 // One that was offered and refused has no other end.
 static void test_never_connected(void **state)
 {
@@ -683,6 +723,7 @@ int main(void)
         cmocka_unit_test(test_finished_elsewhere),
         cmocka_unit_test(test_ended_in_tcp),
         cmocka_unit_test(test_fin_overtakes),
+        cmocka_unit_test(test_left_as_the_other_is_closed),
         cmocka_unit_test(test_never_connected),
         cmocka_unit_test(test_rate),
         cmocka_unit_test(test_one_post),
