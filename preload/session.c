@@ -291,9 +291,14 @@ int64_t session_rx_settle(struct sock *sock, int fd)
 {
     struct session *session = &sock->session;
     struct end_shared *end = session->end;
-    // If it was left since, by another holder, what follows will find that the ring is at its end.
+    // Another holder may have come further. From the ring to TCP, as what follows will find; or without ever having come to
+    // the ring, which nothing in it would tell.
     uint32_t way = atomic_load(&end->rx_way);
-    if (way == WAY_RING || way == WAY_LEFT || way == WAY_BACK) {
+    if (way == WAY_LEFT) {
+        leave_rx_now(sock);
+        return 0;
+    }
+    if (way == WAY_RING || way == WAY_BACK) {
         atomic_store_explicit(&sock->rx_way, WAY_RING, memory_order_release);
         return 0;
     }

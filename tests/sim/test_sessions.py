@@ -635,6 +635,59 @@ def test_an_agent_reads_nothing_that_others_may_want(hosts):
     assert shared.check() == '30000\n'
 
 
+# Both processes watch for the ring. The child asks for what can be read, and the parent, later, reads.
+TWO_READERS = '''
+import os, select, socket, sys, time
+def wait_for(sign):
+    while not os.path.exists(sys.argv[3] + sign):
+        time.sleep(0.02)
+connection, _ = socket.create_server((sys.argv[1], int(sys.argv[2]))).accept()
+count, data = 0, b' '
+connection.setblocking(False)
+while not os.path.exists(sys.argv[3] + 'fork'):
+    try:
+        count += len(connection.recv(100))
+    except BlockingIOError:
+        time.sleep(0.01)
+if os.fork() == 0:
+    wait_for('poll')
+    poll = select.poll()
+    poll.register(connection, select.POLLIN)
+    for i in range(10):
+        poll.poll(20)
+    open(sys.argv[3] + 'polled', 'w').close()
+    wait_for('end')
+    os._exit(0)
+wait_for('read')
+connection.setblocking(True)
+while data:
+    count += len(data := connection.recv(65536))
+open(sys.argv[3] + 'end', 'w').close()
+print(count)
+'''
+
+
+def test_a_holder_leaves_while_another_watches(hosts):
+    """For a ring that never begins: the other one reads TCP, too."""
+    one, two = hosts
+    port, sign, signs = free_port(), one.home / 'go', f'{two.home}/sign-'
+    reader = two.serve(python(TWO_READERS, two.address, port, signs), port)
+    writer = one.spawn(python(BRIEF_WRITER, two.address, port, sign, 'close'))
+    if not one.plain:
+        wait_until(lambda: [row for row in two.far_sessions() if row['rx_way'] == 'watch'], 'the reader watches')
+    Path(signs + 'fork').touch()
+    time.sleep(0.2)
+    if not one.plain:
+        two.call('fallback', all=True)
+    Path(signs + 'poll').touch()
+    wait_until(Path(signs + 'polled').exists, 'the child has polled')
+    Path(signs + 'read').touch()
+    time.sleep(0.2)
+    sign.touch()
+    assert reader.wait().out == '10001\n'
+    writer.wait()
+
+
 # Reads to the end of what there is at each event, and waits for the next.
 EDGE_READER = '''
 import select, socket, sys
