@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "agent/agent.h"
+#include "core/ring.h"
 
 #define DRIFT_LOOK_MS     20
 #define DRIFT_LOOK_MAX_MS 1000

@@ -189,26 +189,53 @@ void leave_rx_finish(struct sock *sock, int fd)
     session_unlock(sock->session.end->rx_lock);
 }
 
-bool leave_rx_repeated(struct sock *sock, int fd)
+// With rx_lock. True if it is found just now.
+static bool look_for_repetition(struct sock *sock, int fd)
 {
     struct session *session = &sock->session;
-    if (!still_in_ring(session) || !session_trylock(session->end->rx_lock))
-        return leave_rx_under_way(sock);
     // What is in the ring here is taken from it: what a poll or a peek has shown must not be gone again for a while.
     bool drained = ring_ready_fresh(&session->rx) <= 0;
-    bool found = still_in_ring(session) && drained && resend_found(sock, sock_fd(sock, fd));
     if (!drained)
         atomic_store(&sock->repeat_due, 1);
-    session_unlock(session->end->rx_lock);
-    if (!found)
-        return leave_rx_under_way(sock);
-    // Whoever sends the ring again does not trust it any more.
+    return drained && still_in_ring(session) && resend_found(sock, sock_fd(sock, fd));
+}
+
+// Whoever sends the ring again does not trust it any more.
+static void note_repetition(struct sock *sock)
+{
+    struct session *session = &sock->session;
     atomic_store_explicit(&sock->tcp_event, 1, memory_order_relaxed);
     ring_ask_to_leave(session_ring_in(session), LEAVE_RESEND);
     ring_ask_to_leave(session_ring_out(session), LEAVE_RESEND);
     epset_sock_changed(sock);
     session_ring_own_bell(sock);
-    return true;
+}
+
+bool leave_rx_repeated(struct sock *sock, int fd)
+{
+    struct session *session = &sock->session;
+    if (!still_in_ring(session) || !session_trylock(session->end->rx_lock))
+        return leave_rx_under_way(sock);
+    bool found = look_for_repetition(sock, fd);
+    session_unlock(session->end->rx_lock);
+    if (found)
+        note_repetition(sock);
+    return found || leave_rx_under_way(sock);
+}
+
+int leave_rx_ended(struct sock *sock, int fd)
+{
+    struct end_shared *end = sock->session.end;
+    if (!session_lock(end->rx_lock))
+        return -EINTR;
+    bool found = look_for_repetition(sock, fd);
+    uint32_t way = atomic_load(&end->rx_way);
+    session_unlock(end->rx_lock);
+    if (found)
+        note_repetition(sock);
+    if (way == WAY_LEFT) // another holder has come to its end
+        atomic_store_explicit(&sock->rx_way, WAY_TCP, memory_order_release);
+    return way != WAY_RING;
 }
 
 int64_t leave_rx_rest(struct sock *sock, int fd)

@@ -108,6 +108,10 @@ void leave_finish_all(void);
 // more. True if the direction is no longer in the ring.
 bool leave_rx_repeated(struct sock *sock, int fd);
 
+// The same for who has seen the end of the TCP stream, and would read it: others of this end may be looking just now, and
+// are waited for. 1 if the direction is no longer in the ring, 0 if it is, or -EINTR in a signal handler above one of them.
+int leave_rx_ended(struct sock *sock, int fd);
+
 // Before the last close: what TCP has for us alone is read, and does not count as something that nobody has read.
 void leave_rx_finish(struct sock *sock, int fd);
 

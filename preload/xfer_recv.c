@@ -79,8 +79,9 @@ static ssize_t take_end(struct sock *sock, int fd, struct spans *to, uint64_t sk
     // What TCP carries after the ring comes after the ring. And the ring may come by TCP, once more.
     if (ring_rx_left(&sock->session.rx))
         return NOTHING_YET;
-    if (leave_rx_repeated(sock, fd))
-        return CHANGED_WAY;
+    int left = leave_rx_ended(sock, fd);
+    if (left)
+        return left < 0 ? left : CHANGED_WAY;
     char stray;
     long n = sys_call(SYS_recvfrom, fd, &stray, 1, MSG_DONTWAIT, NULL, NULL);
     // The other end had something in the ring, and did not live to send it again, or could not behind its own FIN.

@@ -635,6 +635,69 @@ def test_an_agent_reads_nothing_that_others_may_want(hosts):
     assert shared.check() == '30000\n'
 
 
+# Its child holds the lock of this end's receivers (end_shared.rx_lock), as if it were just looking.
+LOCKED_READER = '''
+import ctypes, os, socket, sys, time
+def wait_for(sign):
+    while not os.path.exists(sys.argv[3] + sign):
+        time.sleep(0.02)
+connection, _ = socket.create_server((sys.argv[1], int(sys.argv[2]))).accept()
+for i in range(20):
+    connection.recv(1)
+if os.fork() == 0:
+    [line] = [line for line in open('/proc/self/maps') if 'memfd:rdma-end' in line] or ['']
+    mutex, libc = ctypes.c_void_p(int(line.split('-')[0], 16) + 512 + 64) if line else None, ctypes.CDLL(None)
+    wait_for('lock')
+    assert not mutex or libc.pthread_mutex_lock(mutex) == 0
+    open(sys.argv[3] + 'locked', 'w').close()
+    wait_for('unlock')
+    assert not mutex or libc.pthread_mutex_unlock(mutex) == 0
+    os._exit(0)
+wait_for('read')
+count = 0
+while data := connection.recv(65536):
+    count += len(data)
+print(count)
+'''
+
+LATE_WRITER = '''
+import os, socket, sys, time
+connection = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+for i in range(20):
+    connection.sendall(b'x')
+    time.sleep(0.05)
+sys.stdin.readline()
+connection.sendall(bytes(10_000))
+connection.shutdown(socket.SHUT_WR)
+connection.recv(1)
+'''
+
+
+def test_a_holder_looks_while_another_sees_the_end(hosts):
+    """What comes by TCP, all at once, is what was in the ring, which the one has found out, and the other has not."""
+    one, two = hosts
+    port, signs = free_port(), f'{two.home}/sign-'
+    reader = two.serve(python(LOCKED_READER, two.address, port, signs), port)
+    writer = one.spawn(python(LATE_WRITER, two.address, port), stdin=subprocess.PIPE)
+    if not one.plain:
+        wait_until(lambda: [row for row in one.far_sessions() if row['tx_way'] == 'ring'], 'it is in a ring')
+    time.sleep(1)
+    for host in hosts:
+        host.expected_complaints.append('')
+    one.order('delay 300000')
+    writer.popen.stdin.close()
+    time.sleep(0.1)
+    one.order('cut')
+    time.sleep(0.5)
+    Path(signs + 'lock').touch()
+    wait_until(Path(signs + 'locked').exists, 'the child has the lock')
+    Path(signs + 'read').touch()
+    time.sleep(0.5)
+    Path(signs + 'unlock').touch()
+    assert reader.wait().out == '10000\n'
+    writer.wait()
+
+
 # Both processes watch for the ring. The child asks for what can be read, and the parent, later, reads.
 TWO_READERS = '''
 import os, select, socket, sys, time
