@@ -59,6 +59,33 @@ static bool step_in(struct side *side)
     return true;
 }
 
+// Closing.
+
+static bool holds;
+
+void loop_hold(void)
+{
+    holds = true;
+}
+
+static void close_held(struct side *side)
+{
+    struct pollfd one = {.fd = side->fd};
+    while (!(one.revents & (POLLHUP | POLLERR))) {
+        if (poll(&one, 1, -1) < 0 && errno != EINTR)
+            fail("connection %u: poll: %s", side->connection, strerror(errno));
+    }
+    close(side->fd);
+}
+
+static void close_ended_side(struct side *side)
+{
+    if (holds)
+        close_held(side);
+    else
+        close(side->fd);
+}
+
 // Threads.
 
 static void wait_alone(struct side *side, short events)
@@ -221,9 +248,10 @@ static void finish(struct loop *loop, unsigned index, bool close_ended)
 {
     struct side *side = &loop->sides[index];
     loop->left--;
-    if (loop->epoll >= 0 && (!close_ended || chance_once_in(&side->out_chance, 2)))
+    if (loop->epoll >= 0 && (!close_ended || holds || chance_once_in(&side->out_chance, 2)))
         epoll_ctl(loop->epoll, EPOLL_CTL_DEL, side->fd, NULL);
-    if (close_ended)
+    side->ended = close_ended;
+    if (close_ended && !holds)
         close(side->fd);
 }
 
@@ -265,6 +293,10 @@ static void run_events(enum loop_kind kind, struct side *sides, unsigned count, 
                 serve(&loop, i, close_ended);
         }
     }
+    for (unsigned i = 0; holds && i < count; i++) {
+        if (sides[i].ended)
+            close_held(&sides[i]);
+    }
     if (loop.epoll >= 0)
         close(loop.epoll);
 }
@@ -277,5 +309,5 @@ void loop_run(enum loop_kind kind, struct side *sides, unsigned count, bool clos
     }
     run_threads(sides, count);
     for (unsigned i = 0; close_ended && i < count; i++)
-        close(sides[i].fd);
+        close_ended_side(&sides[i]);
 }

@@ -10,7 +10,9 @@ extern const char *const loop_names[LOOP_KINDS];
 // Runs until each side has in_done and out_done. A direction that is not done at the beginning is carried to its
 // `until`; at its `total`, the sender ends its half and the receiver expects the end. LOOP_THREADS gives each
 // direction a thread that blocks; the other kinds serve all sides in the calling thread, and make them non-blocking.
-// Sides of which both directions ended wholly are closed if `close_ended`.
+// Sides of which both directions ended wholly are closed if `close_ended`: at once, or after loop_hold all at the end, each
+// when the kernel says that it has hung up (POLLHUP), which means that the end of what was sent is out.
+void loop_hold(void);
 void loop_run(enum loop_kind kind, struct side *sides, unsigned count, bool close_ended);
 
 // Sets whether calls on the side's socket block.

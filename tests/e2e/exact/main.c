@@ -2,7 +2,7 @@
 // end where it belongs, whatever carries them.
 //
 //   exact [--seed N] [--connections N] [--bytes N] [--loop KIND] [--holders one|fork|split] [--ipv6] [--shared]
-//         [--receivers N] [--rounds N] [--seconds N] [--send CALL] [--receive CALL]
+//         [--receivers N] [--rounds N] [--seconds N] [--hold] [--send CALL] [--receive CALL]
 //         [--role server|client --address IP --port N --client-ports N]
 //
 //   --bytes     each direction of a connection carries up to so many. Most are streams both ways, of which one ends before
@@ -13,6 +13,7 @@
 //               of the conversation; split: at each end, a parent sends and its child receives on the same socket
 //   --shared    several threads send, and as many as --receivers says receive, on one socket, instead
 //   --seconds   give up on a round, and say where everything stands
+//   --hold      close no connection before the end of what it sent is out
 //   --role      only one end of each connection, for two programs on two hosts: the server at --address and --port, and
 //               client number N at local port --client-ports + N; with the same seed and sizes
 //   --send, --receive   use this call only, such as "sendmsg" or "recv MSG_PEEK and recv"
@@ -418,6 +419,7 @@ static void parse(int argc, char **argv)
         {"send", required_argument, NULL, 'o'},
         {"receive", required_argument, NULL, 'i'},
         {"receivers", required_argument, NULL, 'r'},
+        {"hold", no_argument, NULL, 'H'},
         {"role", required_argument, NULL, 'R'},
         {"address", required_argument, NULL, 'a'},
         {"port", required_argument, NULL, 'p'},
@@ -456,6 +458,9 @@ static void parse(int argc, char **argv)
             break;
         case 'i':
             side_receive_only_by(optarg);
+            break;
+        case 'H':
+            loop_hold();
             break;
         case 'R':
             options.role = choice(optarg, role_names, ROLES);

@@ -22,6 +22,7 @@ struct side {
     struct chance out_chance, in_chance;
     bool out_done, in_done;  // nothing more to do in this direction, for now or in this process
     bool shut;               // the sending half is ended
+    bool ended;              // both are, and the socket is to be closed
     bool readable, writable; // what the loop knows
 };
 
