@@ -45,8 +45,9 @@ def two_simulated_hosts(chance):
         network.open()
         hosts = sim_hosts.Hosts(False, network, **chaos.random_config(chance))
         with contextlib.closing(hosts):
-            both = list(hosts)
-            yield chaos.Chaos(chaos.SimFaults(both, chance), lambda: chaos.job_on_two_hosts(both, chance), chance)
+            both, kills = list(hosts), chance.random() < 0.5
+            yield chaos.Chaos(chaos.SimFaults(both, chance, kills),
+                              lambda: chaos.job_on_two_hosts(both, chance, hold=kills), chance)
             for host in hosts:
                 host.order('delay 0')
 

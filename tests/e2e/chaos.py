@@ -15,9 +15,6 @@ from harness import EAGER, built_program, free_port
 LOOPS = ['threads', 'poll', 'select', 'epoll', 'epoll-edge', 'epoll-oneshot']
 HOLDERS = ['one', 'one', 'fork', 'split']
 
-# Between hosts not those that share sockets: where a link or an agent fails just then, they are reset now and then.
-FAR_HOLDERS = ['one']
-
 # Seconds that a round of connections may take.
 LONGEST = 100
 
@@ -32,7 +29,7 @@ def random_config(chance):
     return {**EAGER, 'rings': {'bytes': 1 << chance.randrange(14, 19)}}
 
 
-def some_connections(chance, most, holders):
+def some_connections(chance, most):
     """Of what kind, as options of `exact`, and how many in all; `most` bytes together, each way."""
     if chance.random() < 0.3:
         connections, rounds = chance.randrange(1, 30), chance.randrange(2, 4 + (most >> 23))
@@ -41,7 +38,7 @@ def some_connections(chance, most, holders):
         connections, rounds = chance.choice((1, 8, 40)), 1
         size = min(1 << chance.randrange(16, 28), most // connections)
     return connections * rounds, ['--connections', connections, '--rounds', rounds, '--bytes', size, '--seconds', LONGEST,
-                                  '--loop', chance.choice(LOOPS), '--holders', chance.choice(holders)]
+                                  '--loop', chance.choice(LOOPS), '--holders', chance.choice(HOLDERS)]
 
 
 class Job:
@@ -61,16 +58,17 @@ class Job:
 
 
 def job_on_one_host(host, chance):
-    seed, (connections, options) = chance.randrange(1 << 48), some_connections(chance, MOST_BYTES, HOLDERS)
+    seed, (connections, options) = chance.randrange(1 << 48), some_connections(chance, MOST_BYTES)
     return Job([host.spawn([built_program('exact'), '--seed', seed, *options])], seed, connections)
 
 
-def job_on_two_hosts(hosts, chance, most=MOST_BYTES):
-    seed, (connections, options) = chance.randrange(1 << 48), some_connections(chance, most, FAR_HOLDERS)
+def job_on_two_hosts(hosts, chance, most=MOST_BYTES, hold=True):
+    """With `hold`, agents may be killed (LinkFaults): connections are closed when nothing of them is in their hands alone."""
+    seed, (connections, options) = chance.randrange(1 << 48), some_connections(chance, most)
     server, client = chance.sample(hosts, 2)
     port, client_ports = free_port(), chance.choice(CLIENT_PORTS[:-connections])
     command = [built_program('exact'), '--seed', seed, *options, '--address', server.address, '--port', port,
-               '--client-ports', client_ports]
+               '--client-ports', client_ports, *(['--hold'] if hold else [])]
     serving = server.serve([*command, '--role', 'server'], port)
     return Job([serving, client.spawn([*command, '--role', 'client'])], seed, connections)
 
@@ -175,12 +173,18 @@ class Faults:
 
 
 class LinkFaults(Faults):
-    """What may happen to two hosts with a link between them."""
+    """What may happen to two hosts with a link between them. Without `kills` no agent is lost that has what a program that
+    closed a connection has left in its ring."""
 
-    def __init__(self, hosts, chance):
+    def __init__(self, hosts, chance, kills=True):
         super().__init__(hosts, chance)
+        self.kills = kills
         for host in hosts:
             host.expected_complaints.append('')     # of links that are lost
+
+    def kinds(self):
+        deadly = () if self.kills else (self.agent_killed, self.agent_restarted)
+        return [kind for kind in super().kinds() if kind not in deadly]
 
 
 class SimFaults(LinkFaults):

@@ -5,14 +5,17 @@ import pytest
 
 from harness import BUILD
 
-FAULTS = 30
+FAULTS = 20
 
 
+@pytest.mark.parametrize('kills', [True, False], ids=['killed', 'closed'])
 @pytest.mark.skipif('san' in BUILD.name, reason='takes minutes, and programs of this kind run under sanitizers elsewhere')
-def test_far_chaos(make_hosts, chance):
+def test_far_chaos(make_hosts, chance, kills):
+    """Either agents are killed, or connections closed while something of them is in an agent's hands alone."""
     hosts = make_hosts(**chaos.random_config(chance))
     both = list(hosts)
-    made = chaos.Chaos(chaos.SimFaults(both, chance), lambda: chaos.job_on_two_hosts(both, chance), chance)
+    made = chaos.Chaos(chaos.SimFaults(both, chance, kills),
+                       lambda: chaos.job_on_two_hosts(both, chance, hold=kills), chance)
     made.run(0 if hosts.one.plain else FAULTS)
     if not hosts.one.plain:
         for host in hosts:
