@@ -366,8 +366,9 @@ static int wait_with(struct pollset *set, struct pollfd *fds, const struct times
     if (!kernel && !mask && at_once && !kernels_turn())
         return 0;
     if (!mask && !at_once && (ready = look_briefly(set))) {
-        // The others may be ready too.
-        return kernel && (ready = look_at_all(set, fds, NULL)) < 0 ? count_ready(set) : ready;
+        // The others may be ready too. Or nothing is any more, since somebody else was faster: then it is waited for.
+        if (!kernel || (ready = look_at_all(set, fds, NULL)) != 0)
+            return ready;
     }
     nest_block_handled(&before, nest_now());
     if (mask)

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -515,6 +516,58 @@ static void same_place_other_name(void **state)
     disconnect(pair, set);
 }
 
+// --- poll ---
+
+#define GIVEN 50000
+
+struct giving {
+    int fd, end, taker;
+    atomic_int taken;
+};
+
+static void *give_all(void *argument)
+{
+    struct giving *giving = argument;
+    for (int i = 0; i < GIVEN; i++) {
+        while (atomic_load(&giving->taken) < i)
+            sched_yield();
+        give(giving->fd, 1);
+    }
+    assert_int_equal(write(giving->end, "", 1), 1);
+    return NULL;
+}
+
+static void *take_all(void *argument)
+{
+    struct giving *giving = argument;
+    char byte;
+    while (atomic_load(&giving->taken) < GIVEN) {
+        if (recv(giving->taker, &byte, 1, MSG_DONTWAIT) == 1)
+            atomic_fetch_add(&giving->taken, 1);
+    }
+    return NULL;
+}
+
+// One thread takes what another is just being told of. That one has not waited to the end of its time, which has none.
+static void taken_meanwhile(void **state)
+{
+    struct pair pair = connect_pair();
+    pthread_t giver, taker;
+    int end[2];
+    upgrade(pair);
+    assert_int_equal(pipe2(end, O_CLOEXEC), 0);
+    struct giving giving = {.fd = pair.near, .end = end[1], .taker = pair.far};
+    struct pollfd both[2] = {{.fd = pair.far, .events = POLLIN}, {.fd = end[0], .events = POLLIN}};
+    pthread_create(&giver, NULL, give_all, &giving);
+    pthread_create(&taker, NULL, take_all, &giving);
+    while (!both[1].revents)
+        assert_true(poll(both, 2, -1) > 0);
+    pthread_join(giver, NULL);
+    pthread_join(taker, NULL);
+    close(end[1]);
+    disconnect(pair, end[0]);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -524,6 +577,7 @@ int main(void)
         cmocka_unit_test(closed_number_returns), cmocka_unit_test(again_and_again),
         cmocka_unit_test(sleeper_is_woken),      cmocka_unit_test(threads_in_several_sets),
         cmocka_unit_test(forked_names_differ),   cmocka_unit_test(same_place_other_name),
+        cmocka_unit_test(taken_meanwhile),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
