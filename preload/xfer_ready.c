@@ -101,8 +101,9 @@ int64_t xfer_readable(struct sock *sock, int fd)
     }
     if (left < 0)
         return left;
-    int64_t ready = left == 0 ? ring_ready_fresh(&sock->session.rx) : 0;
-    if (left == 0 && ready != -ESTALE && (ready || !leave_when_empty(sock, fd)))
+    bool in_ring = left == 0 && !xfer_receives_by_tcp(sock);
+    int64_t ready = in_ring ? ring_ready_fresh(&sock->session.rx) : 0;
+    if (in_ring && ready != -ESTALE && (ready || !leave_when_empty(sock, fd)))
         return ready;
     int queued = 0;
     int result = sys_ioctl(fd, FIONREAD, &queued);
