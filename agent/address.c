@@ -75,6 +75,18 @@ bool address_is_ipv4(const struct address *address)
     return is_mapped(address->ip);
 }
 
+bool address_is_loopback(const struct address *address)
+{
+    static const uint8_t ipv6[16] = {[15] = 1};
+
+    return is_mapped(address->ip) ? address->ip[12] == 127 : memcmp(address->ip, ipv6, sizeof(ipv6)) == 0;
+}
+
+bool address_same_ip(const struct address *a, const struct address *b)
+{
+    return memcmp(a->ip, b->ip, sizeof(a->ip)) == 0 && a->scope == b->scope;
+}
+
 static const char *ip_format(const uint8_t ip[16], char text[static INET6_ADDRSTRLEN])
 {
     if (is_mapped(ip))

@@ -37,6 +37,11 @@ bool address_equal(const struct address *a, const struct address *b);
 // Whether it is an IPv4 address, which is in the last four bytes of `ip` then.
 bool address_is_ipv4(const struct address *address);
 
+bool address_is_loopback(const struct address *address);
+
+// The same, apart from the ports.
+bool address_same_ip(const struct address *a, const struct address *b);
+
 // "127.0.0.1:80", "[::1]:80". Returns `text`.
 char *address_format(const struct address *address, char text[static ADDRESS_TEXT]);
 

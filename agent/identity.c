@@ -90,6 +90,12 @@ bool identity_is_peer(const struct identity *a, const struct identity *b)
     return address_equal(&a->local, &b->remote) && address_equal(&a->remote, &b->local) && same_device(a, b);
 }
 
+bool identity_may_leave_netns(const struct identity *identity)
+{
+    return !address_is_loopback(&identity->local) && !address_is_loopback(&identity->remote) &&
+           !address_same_ip(&identity->local, &identity->remote);
+}
+
 bool identity_is_same_end(const struct identity *a, const struct identity *b)
 {
     return a->netns == b->netns && a->device == b->device && address_equal(&a->local, &b->local) &&

@@ -25,6 +25,10 @@ int identity_read(int fd, struct identity *identity);
 // Whether two sockets, taken to be in one network namespace, are the two ends of one connection.
 bool identity_is_peer(const struct identity *a, const struct identity *b);
 
+// Whether the other end of the connection may be in another network namespace. Those between addresses of one host are
+// within one, and each namespace has its own of the same addresses.
+bool identity_may_leave_netns(const struct identity *identity);
+
 // Whether two sockets name the same end of the same connection. Two that exist at the same time never do.
 bool identity_is_same_end(const struct identity *a, const struct identity *b);
 

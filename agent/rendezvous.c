@@ -86,7 +86,7 @@ static struct offer *find_stale(const struct rendezvous *rendezvous, const struc
     return NULL;
 }
 
-// The offer of the other end: of the same namespace rather than of another. A socket that is connected to itself has
+// The offer of the other end: of the same namespace rather than of another, if it can be in another at all. A socket that is connected to itself has
 // none: `own` does not count.
 static struct offer *find_peer(const struct agent *agent, const struct identity *identity, const struct offer *own)
 {
@@ -99,7 +99,8 @@ static struct offer *find_peer(const struct agent *agent, const struct identity 
             continue;
         if (offer->identity.netns == identity->netns)
             return offer;
-        if (netns_may_meet(&agent->namespaces, offer->identity.netns, identity->netns))
+        if (identity_may_leave_netns(identity) &&
+            netns_may_meet(&agent->namespaces, offer->identity.netns, identity->netns))
             elsewhere = offer;
     }
     return elsewhere;

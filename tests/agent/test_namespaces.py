@@ -129,6 +129,21 @@ def test_the_own_namespace_comes_first(make_agent, make_namespace):
     assert ends[0].session == ends[2].session != ends[1].session == ends[3].session
 
 
+def test_loopback_stays_in_its_namespace(make_agent, make_namespace):
+    """The halves of two connections with the same addresses, each of which is alone in its namespace: they never meet."""
+    one, two = make_namespace(), make_namespace()
+    agent = make_agent({'namespaces': [one, two]})
+    (near_one, far_one), (_, far_two) = twins(agent, one, two)
+    clients = [agent.client() for _ in range(3)]
+    clients[0].offer(1, near_one)
+    clients[1].offer(1, far_two)
+    wait_until(lambda: agent.stats()['offers']['waiting'] == 2, 'both wait')
+    clients[2].offer(1, far_one)
+    ends = [agent.keep(clients[i].attached()) for i in (0, 2)]
+    assert ends[0].session == ends[1].session
+    assert not clients[1].has_mail(0.1)
+
+
 @pytest.mark.parametrize('named', [True, False])
 def test_across_a_veth_pair(make_agent, make_namespace, named):
     one, two = make_namespace(), make_namespace()
