@@ -50,7 +50,7 @@ EXPORT int socket(int domain, int type, int protocol)
 static int accepted(int listener, int fd, bool nonblocking)
 {
     if (fd >= 0 && fdtab_kind(fdtab_get(listener)) == FD_SOCK) {
-        sock_made(fd, nonblocking);
+        sock_accepted(listener, fd, nonblocking);
         agent_link_expect();
     }
     return fd;
@@ -355,10 +355,12 @@ EXPORT int setsockopt(int fd, int level, int option, const void *value, socklen_
     HELD sock = sock_hold(fd);
     if (!sock)
         return is_own(fd) ? no_such_descriptor() : real.setsockopt(fd, level, option, value, length);
-    if (pins(level, option))
+    if (pins(level, option)) {
+        atomic_store(&sock->share->pinning_option, 1);
         leave_or_pin(sock, fd, "a socket option that a ring cannot express");
-    else if (changes_the_bytes(level, option))
+    } else if (changes_the_bytes(level, option)) {
         handover_to_stranger(sock, fd);
+    }
     int result = real.setsockopt(fd, level, option, value, length);
     if (result == 0 && length >= sizeof(int))
         session_keepalive_set(sock, fd, level, option, *(const int *)value);

@@ -31,7 +31,8 @@ struct share {
     _Atomic uint64_t send_timeout;     // SO_SNDTIMEO in ns, 0 = none
     _Atomic uint32_t keepalive_hidden; // SO_KEEPALIVE is on, for the ring's sake; the program has not asked for it
     _Atomic uint32_t keepalive_idle;   // TCP_KEEPIDLE (s) as the program has it, meanwhile
-    uint32_t zero[2];
+    _Atomic uint32_t pinning_option;   // pinned for an option that accepted sockets get from their listener
+    uint32_t zero;
 };
 
 // A place, all zero, for a new socket; null if there is no memory.

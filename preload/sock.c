@@ -185,6 +185,28 @@ void sock_made(int fd, bool nonblocking)
     replace(fd, FD_SOCK, sock);
 }
 
+// What the kernel copies from a listener, of what a ring must know.
+static void copy_options(struct share *to, const struct share *from)
+{
+    to->receive_low = atomic_load(&from->receive_low);
+    to->receive_timeout = atomic_load(&from->receive_timeout);
+    to->send_timeout = atomic_load(&from->send_timeout);
+    to->pinned = to->pinning_option = atomic_load(&from->pinning_option);
+}
+
+void sock_accepted(int listener, int fd, bool nonblocking)
+{
+    struct sock *from = sock_hold(listener);
+    sock_made(fd, nonblocking);
+    struct sock *sock = from ? sock_hold(fd) : NULL;
+    if (sock) {
+        copy_options(sock->share, from->share);
+        sock_drop(sock);
+    }
+    if (from)
+        sock_drop(from);
+}
+
 static bool is_tcp(int fd)
 {
     int protocol = 0;

@@ -179,6 +179,9 @@ static inline void sock_drop(struct sock *sock)
 // A socket that was just made or accepted, and is TCP. `nonblocking` as it was made.
 void sock_made(int fd, bool nonblocking);
 
+// The same by `listener`, whose options it has got.
+void sock_accepted(int listener, int fd, bool nonblocking);
+
 // A descriptor of unknown kind has come into the process: looks whether it is a TCP socket.
 void sock_found(int fd, enum sock_flags flags);
 

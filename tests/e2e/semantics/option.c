@@ -73,6 +73,45 @@ static void receive_timeout_set_early(void)
     say_elapsed(begin, 120);
 }
 
+static void prepare_listener(int listener)
+{
+    int mark = 4;
+    set_time(listener, SO_RCVTIMEO, 120);
+    set_time(listener, SO_SNDTIMEO, 120);
+    if (setsockopt(listener, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark) < 0)
+        broken("setsockopt");
+}
+
+// Accepted sockets get these options from the one that listened.
+static void options_of_listener(void)
+{
+    struct pair pair = scene_fresh_pair_by(prepare_listener);
+    int mark = 1;
+    struct pollfd one = {.fd = pair.server, .events = POLLIN};
+    say_option("SO_RCVLOWAT", pair.server, SOL_SOCKET, SO_RCVLOWAT);
+    for (int i = 0; i < 60; i++) {
+        give(pair.client, "1234");
+        take(pair.server, 4);
+        give(pair.server, "!");
+        take(pair.client, 1);
+        if (i % 10 == 0)
+            nap(5);
+    }
+    give(pair.client, "123");
+    OBSERVE(poll(&one, 1, 50));
+    give(pair.client, "4");
+    OBSERVE(poll(&one, 1, 1000));
+    take(pair.server, 4);
+    double begin = now();
+    observe_recv("server", pair.server, 10, 0);
+    say_elapsed(begin, 120);
+    OBSERVE(setsockopt(pair.server, SOL_SOCKET, SO_RCVLOWAT, &mark, sizeof mark));
+    fill(pair.server);
+    begin = now();
+    OBSERVE(send(pair.server, "x", 1, 0));
+    say_elapsed(begin, 120);
+}
+
 static void send_timeout(void)
 {
     struct pair pair = scene_pair();
@@ -332,6 +371,7 @@ static void connected_to_itself(void)
 const struct scene_case option_cases[] = {
     {"receive_timeout", receive_timeout},
     {"receive_timeout_set_early", receive_timeout_set_early},
+    {"options_of_listener", options_of_listener},
     {"send_timeout", send_timeout},
     {"low_water", low_water},
     {"keepalive", keepalive},

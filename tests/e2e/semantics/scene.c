@@ -119,16 +119,28 @@ static int connect_to(const struct sockaddr_storage *address, socklen_t size)
     return fd;
 }
 
-struct pair scene_fresh_pair(int family)
+static struct pair connect_pair(int family, void (*prepare)(int listener))
 {
     struct sockaddr_storage address;
     socklen_t size = loopback(family, &address);
     int listener = listen_on(&address, &size);
+    if (prepare)
+        prepare(listener);
     struct pair pair = {.client = connect_to(&address, size)};
     if ((pair.server = accept(listener, NULL, NULL)) < 0)
         broken("accept");
     close(listener);
     return pair;
+}
+
+struct pair scene_fresh_pair(int family)
+{
+    return connect_pair(family, NULL);
+}
+
+struct pair scene_fresh_pair_by(void (*prepare)(int listener))
+{
+    return connect_pair(AF_INET, prepare);
 }
 
 // The agent's word on it.

@@ -29,6 +29,9 @@ struct pair scene_pair(void);
 // A connection that has carried nothing yet, over the family given. Both sockets block.
 struct pair scene_fresh_pair(int family);
 
+// The same over IPv4; what is to be done with the listening socket before it accepts is done by `prepare`.
+struct pair scene_fresh_pair_by(void (*prepare)(int listener));
+
 // Talks on a pair until it is in a ring, as scene_pair does.
 void scene_upgrade(struct pair pair);
 
