@@ -157,6 +157,12 @@ static int look_briefly(struct epset *set, struct epoll_event *events, int most)
     return 0;
 }
 
+static void wake_up(struct epset **asleep)
+{
+    if (*asleep)
+        (*asleep)->sleepers--;
+}
+
 static int sleep_in_kernel(struct epset *set, int epfd, struct epoll_event *events, int most, uint64_t deadline,
                            const nest_mask *mask)
 {
@@ -164,6 +170,8 @@ static int sleep_in_kernel(struct epset *set, int epfd, struct epoll_event *even
         return -EINTR;
     int n = epset_look_and_arm(set, events, most);
     set->sleepers += n == 0;
+    // Also if the thread is cancelled.
+    __attribute__((cleanup(wake_up))) struct epset *asleep = n == 0 ? set : NULL;
     epset_leave(set);
     if (n)
         return n;
@@ -176,7 +184,8 @@ static int sleep_in_kernel(struct epset *set, int epfd, struct epoll_event *even
         timeout = &left;
     }
     n = ask_kernel(set, epfd, events, most, timeout, mask);
-    set->sleepers--;
+    wake_up(&asleep);
+    asleep = NULL;
     if (n == 0 && until != deadline) {
         agent_link_look();
         n = -EAGAIN;

@@ -76,6 +76,7 @@ bool pollset_enter(struct pollset *set, struct pollfd *fds, nfds_t count)
     set->count = count;
     set->gated = NULL;
     set->gated_count = 0;
+    set->many = NULL;
     // Nothing of ours can be polled by so many, or by a null pointer: the kernel shall say so.
     if (!fds || count > FDTAB_MAX)
         return false;
@@ -94,6 +95,14 @@ int pollset_leave(struct pollset *set, int result)
         errno = saved;
     }
     return result;
+}
+
+void pollset_abandon(struct pollset *set)
+{
+    int saved = errno;
+    leave_gates(set);
+    free(set->many);
+    errno = saved;
 }
 
 // --- looking ---
@@ -389,14 +398,12 @@ static int wait_with(struct pollset *set, struct pollfd *fds, const struct times
 int pollset_wait(struct pollset *set, const struct timespec *timeout, const sigset_t *mask)
 {
     struct pollfd few[FEW + 1], *fds = few;
-    if (set->count > FEW && !(fds = malloc((set->count + 1) * sizeof *fds))) {
+    if (set->count > FEW && !(fds = set->many = malloc((set->count + 1) * sizeof *fds))) {
         errno = ENOMEM;
         return -1;
     }
     int ready = wait_with(set, fds, timeout, mask);
     leave_tidy(NULL);
-    if (fds != few)
-        free(fds);
     if (ready >= 0)
         return ready;
     errno = -ready;

@@ -14,7 +14,12 @@ struct pollset {
     struct sock **gated; // those whose gates were entered, with a reference each
     nfds_t gated_count;
     struct sock *gated_few[16];
+    struct pollfd *many; // allocated
 };
+
+// For a local variable: what it has taken is given back also if the thread is cancelled within its scope.
+#define POLLSET __attribute__((cleanup(pollset_abandon))) struct pollset
+void pollset_abandon(struct pollset *set);
 
 // Must this descriptor be looked at in user space?
 bool pollset_concerns(int fd);

@@ -17,7 +17,7 @@
 EXPORT int poll(struct pollfd *fds, nfds_t count, int milliseconds)
 {
     proc_enter();
-    struct pollset set;
+    POLLSET set;
     if (!pollset_enter(&set, fds, count))
         return pollset_leave(&set, real.poll(fds, count, milliseconds));
     struct timespec timeout = {milliseconds / 1000, milliseconds % 1000 * 1000000l};
@@ -27,7 +27,7 @@ EXPORT int poll(struct pollfd *fds, nfds_t count, int milliseconds)
 EXPORT int ppoll(struct pollfd *fds, nfds_t count, const struct timespec *timeout, const sigset_t *mask)
 {
     proc_enter();
-    struct pollset set;
+    POLLSET set;
     bool bad_timeout = timeout && (timeout->tv_sec < 0 || (unsigned long)timeout->tv_nsec >= 1000000000u);
     if (!pollset_enter(&set, fds, count) || bad_timeout)
         return pollset_leave(&set, real.ppoll(fds, count, timeout, mask));
@@ -121,12 +121,22 @@ static bool any_invalid(const struct pollfd *fds, nfds_t n)
     return false;
 }
 
+static void free_many(struct pollfd **many)
+{
+    int saved = errno;
+    free(*many);
+    errno = saved;
+}
+
+#define FREED __attribute__((cleanup(free_many)))
+
 // At a timeout all sets are cleared; upon an error they stay as they are.
 static int select_by_poll(int count, fd_set *in, fd_set *out, fd_set *except, const struct timespec *timeout,
                           const sigset_t *mask)
 {
     struct pollfd few[64], *fds = few;
-    if (count > 64 && !(fds = malloc((size_t)count * sizeof *fds))) {
+    FREED struct pollfd *many = NULL;
+    if (count > 64 && !(fds = many = malloc((size_t)count * sizeof *fds))) {
         errno = ENOMEM;
         return -1;
     }
@@ -138,11 +148,6 @@ static int select_by_poll(int count, fd_set *in, fd_set *out, fd_set *except, co
     }
     if (result >= 0)
         result = from_poll(fds, n, in, out, except);
-    if (fds != few) {
-        int saved = errno;
-        free(fds);
-        errno = saved;
-    }
     return result;
 }
 
@@ -177,6 +182,15 @@ EXPORT int __select(int count, fd_set *in, fd_set *out, fd_set *except, struct t
     __attribute__((alias("select")));
 
 // --- epoll ---
+
+static void release_set(struct epset **set)
+{
+    if (*set)
+        epset_drop(*set);
+}
+
+// As HELD, of a set.
+#define HELD_SET __attribute__((cleanup(release_set))) struct epset *
 
 static int made(int epfd)
 {
@@ -249,7 +263,7 @@ static int wait_milliseconds(struct epset *set, int epfd, struct epoll_event *ev
 EXPORT int epoll_wait(int epfd, struct epoll_event *events, int most, int milliseconds)
 {
     proc_enter();
-    struct epset *set = epset_find(epfd);
+    HELD_SET set = epset_find(epfd);
     if (!set)
         return real.epoll_wait(epfd, events, most, milliseconds);
     int result = -1;
@@ -258,14 +272,13 @@ EXPORT int epoll_wait(int epfd, struct epoll_event *events, int most, int millis
         result = plain_result(set, events, real.epoll_wait(epfd, events, most, milliseconds), most, &again);
     if (again)
         result = wait_milliseconds(set, epfd, events, most, milliseconds, NULL);
-    epset_drop(set);
     return result;
 }
 
 EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int most, int milliseconds, const sigset_t *mask)
 {
     proc_enter();
-    struct epset *set = epset_find(epfd);
+    HELD_SET set = epset_find(epfd);
     if (!set)
         return real.epoll_pwait(epfd, events, most, milliseconds, mask);
     int result = -1;
@@ -274,7 +287,6 @@ EXPORT int epoll_pwait(int epfd, struct epoll_event *events, int most, int milli
         result = plain_result(set, events, real.epoll_pwait(epfd, events, most, milliseconds, mask), most, &again);
     if (again)
         result = wait_milliseconds(set, epfd, events, most, milliseconds, mask);
-    epset_drop(set);
     return result;
 }
 
@@ -282,7 +294,7 @@ EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int most, const st
                         const sigset_t *mask)
 {
     proc_enter();
-    struct epset *set = epset_find(epfd);
+    HELD_SET set = epset_find(epfd);
     if (!set)
         return real.epoll_pwait2(epfd, events, most, timeout, mask);
     int result = -1;
@@ -291,6 +303,5 @@ EXPORT int epoll_pwait2(int epfd, struct epoll_event *events, int most, const st
         result = plain_result(set, events, real.epoll_pwait2(epfd, events, most, timeout, mask), most, &again);
     if (again)
         result = wait_result(epset_wait(set, epfd, events, most, timeout, mask));
-    epset_drop(set);
     return result;
 }

@@ -407,6 +407,38 @@ static void cancelled(void)
     observe_recv("server", pair.server, 10, 0);
 }
 
+static void observe_end(const char *who, int fd)
+{
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+    OBSERVE(poll(&one, 1, 1000));
+    observe_recv(who, fd, 10, MSG_DONTWAIT);
+}
+
+// Nor does one that is cancelled keep the connection open; this thread polls in the kernel while the rest goes on.
+static void cancelled_and_closed(void)
+{
+    struct pair pair = scene_fresh_pair(AF_INET);
+    pthread_t thread;
+    pthread_create(&thread, NULL, poll_one, &pair.server);
+    for (int i = 0; i < 60; i++) {
+        give(pair.server, "!");
+        take(pair.client, 1);
+        nap(1);
+    }
+    for (int i = 0; i < 60; i++) {
+        pthread_cancel(thread);
+        pthread_join(thread, NULL);
+        give(pair.client, "?");
+        take(pair.server, 1);
+        pthread_create(&thread, NULL, poll_one, &pair.server);
+        nap(1);
+    }
+    pthread_cancel(thread);
+    pthread_join(thread, NULL);
+    OBSERVE(close(pair.server));
+    observe_end("client", pair.client);
+}
+
 static sigjmp_buf way_out;
 
 static void jump(int number)
@@ -451,6 +483,7 @@ const struct scene_case signal_cases[] = {
     {"handler_that_sends", handler_that_sends},
     {"signal_storm", storm},
     {"cancelled", cancelled},
+    {"cancelled_and_closed", cancelled_and_closed},
     {"jumped_out", jumped_out},
     {NULL, NULL},
 };
