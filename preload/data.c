@@ -119,7 +119,7 @@ static void check_recv_flags(struct sock *sock, int fd, int flags)
 
 EXPORT ssize_t read(int fd, void *buffer, size_t size)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock)
         return real.read(fd, buffer, size);
     int route = rx_route(sock, fd);
@@ -131,7 +131,7 @@ EXPORT ssize_t read(int fd, void *buffer, size_t size)
 
 EXPORT ssize_t readv(int fd, const struct iovec *iov, int count)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock)
         return real.readv(fd, iov, count);
     int route = rx_route(sock, fd);
@@ -143,7 +143,7 @@ EXPORT ssize_t readv(int fd, const struct iovec *iov, int count)
 // With the offset -1 it is readv; any other fails on a socket.
 EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock || offset != -1)
         return real.preadv2(fd, iov, count, offset, flags);
     int route = rx_route(sock, fd);
@@ -154,7 +154,7 @@ EXPORT ssize_t preadv2(int fd, const struct iovec *iov, int count, off_t offset,
 
 EXPORT ssize_t recv(int fd, void *buffer, size_t size, int flags)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock)
         return real.recv(fd, buffer, size, flags);
     check_recv_flags(sock, fd, flags);
@@ -166,7 +166,7 @@ EXPORT ssize_t recv(int fd, void *buffer, size_t size, int flags)
 
 EXPORT ssize_t recvfrom(int fd, void *buffer, size_t size, int flags, struct sockaddr *address, socklen_t *length)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock)
         return real.recvfrom(fd, buffer, size, flags, address, length);
     check_recv_flags(sock, fd, flags);
@@ -208,7 +208,7 @@ static void fill_in(struct msghdr *message, int flags)
 
 EXPORT ssize_t recvmsg(int fd, struct msghdr *message, int flags)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock) {
         ssize_t result = real.recvmsg(fd, message, flags);
         if (result >= 0 && message->msg_controllen)
@@ -247,7 +247,7 @@ static int ring_recvmmsg(struct sock *sock, int fd, struct mmsghdr *messages, un
 
 EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags, struct timespec *timeout)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock) {
         int result = real.recvmmsg(fd, messages, count, flags, timeout);
         for (int i = 0; i < result; i++)
@@ -265,7 +265,7 @@ EXPORT int recvmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags,
 
 EXPORT ssize_t write(int fd, const void *buffer, size_t size)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock)
         return real.write(fd, buffer, size);
     int route = tx_route(sock, fd);
@@ -277,7 +277,7 @@ EXPORT ssize_t write(int fd, const void *buffer, size_t size)
 
 EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock)
         return real.writev(fd, iov, count);
     int route = tx_route(sock, fd);
@@ -288,7 +288,7 @@ EXPORT ssize_t writev(int fd, const struct iovec *iov, int count)
 
 EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock || offset != -1)
         return real.pwritev2(fd, iov, count, offset, flags);
     int route = tx_route(sock, fd);
@@ -299,7 +299,7 @@ EXPORT ssize_t pwritev2(int fd, const struct iovec *iov, int count, off_t offset
 
 EXPORT ssize_t send(int fd, const void *buffer, size_t size, int flags)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock)
         return real.send(fd, buffer, size, flags);
     check_send_flags(sock, fd, flags);
@@ -313,7 +313,7 @@ EXPORT ssize_t send(int fd, const void *buffer, size_t size, int flags)
 EXPORT ssize_t sendto(int fd, const void *buffer, size_t size, int flags, const struct sockaddr *address,
                       socklen_t length)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock)
         return real.sendto(fd, buffer, size, flags, address, length);
     check_send_flags(sock, fd, flags);
@@ -346,7 +346,7 @@ static void note_passed(const struct msghdr *message)
 
 EXPORT ssize_t sendmsg(int fd, const struct msghdr *message, int flags)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock) {
         if (message && message->msg_controllen)
             note_passed(message);
@@ -377,7 +377,7 @@ static int ring_sendmmsg(struct sock *sock, int fd, struct mmsghdr *messages, un
 
 EXPORT int sendmmsg(int fd, struct mmsghdr *messages, unsigned count, int flags)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     if (!sock) {
         for (unsigned i = 0; messages && i < count; i++)
             note_passed(&messages[i].msg_hdr);

@@ -71,7 +71,7 @@ EXPORT int accept4(int fd, struct sockaddr *address, socklen_t *length, int flag
 // connect to AF_UNSPEC takes a connection apart, and the socket may become another one.
 EXPORT int connect(int fd, const struct sockaddr *address, socklen_t length)
 {
-    HELD sock = sock_hold(fd);
+    CALL sock = calls_begin(sock_hold(fd));
     bool dissolves = sock && address && length >= sizeof address->sa_family && address->sa_family == AF_UNSPEC;
     // A session that is on its way to us would be taken for the next connection's.
     if (dissolves && !atomic_load(&sock->attached) && atomic_load(&sock->offer) == OFFER_MADE)
@@ -100,6 +100,7 @@ EXPORT int close(int fd)
     if (__builtin_expect(entry != 0, 0)) {
         if (fdtab_kind(entry) == FD_OWN)
             return no_such_descriptor();
+        calls_look();
         return close_ours(fd);
     }
     return real.close(fd);

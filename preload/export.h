@@ -1,6 +1,7 @@
 // What every file of interposers needs.
 #pragma once
 
+#include "preload/calls.h"
 #include "preload/sock.h"
 
 // Seen from outside, in place of libc's function of that name. preload.map lists them all.

@@ -70,7 +70,7 @@ static ssize_t sendfile_once(struct sock *sock, int out, int in, off_t *offset, 
 
 EXPORT ssize_t sendfile(int out, int in, off_t *offset, size_t size)
 {
-    HELD sock = sock_hold(out);
+    CALL sock = calls_begin(sock_hold(out));
     if (!sock)
         return real.sendfile(out, in, offset, size);
     ssize_t result;
@@ -165,8 +165,8 @@ static ssize_t splice_once(struct sock *from, struct sock *to, int in, off_t *in
 
 EXPORT ssize_t splice(int in, off_t *in_offset, int out, off_t *out_offset, size_t size, unsigned flags)
 {
-    HELD from = sock_hold(in);
-    HELD to = sock_hold(out);
+    CALL from = calls_begin(sock_hold(in));
+    CALL to = from ? calls_begin_also(sock_hold(out)) : calls_begin(sock_hold(out));
     ssize_t result;
     do
         result = splice_once(from, to, in, in_offset, out, out_offset, size, flags);

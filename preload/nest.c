@@ -10,6 +10,7 @@
 
 #include "core/sys.h"
 #include "preload/agent_link.h"
+#include "preload/calls.h"
 #include "preload/proc.h"
 #include "preload/session.h"
 #include "preload/sock.h"
@@ -64,6 +65,7 @@ static void drop(struct nest *gone)
 static void thread_exits(void *value)
 {
     struct nest *gone = (struct nest *)value;
+    calls_drop_all();
     unlink_nest(gone);
     drop(gone);
 }

@@ -340,7 +340,7 @@ static bool shares_cpu(const struct pollset *set)
 
 static int wait_long(struct pollset *set, struct pollfd *fds, uint64_t deadline, const nest_mask *mask)
 {
-    HELD first = first_ring(set);
+    CALL first = calls_begin(first_ring(set));
     agent_link_look();
     uint64_t began = nest_now();
     uint32_t budget = first && !wait_shares_cpu(first) ? patience_budget(&first->rx_patience, began) : 0;

@@ -10,6 +10,7 @@
 
 #include "core/sys.h"
 #include "preload/agent_link.h"
+#include "preload/calls.h"
 #include "preload/epset.h"
 #include "preload/lock.h"
 #include "preload/session.h"
@@ -364,6 +365,7 @@ static void count_references(void)
         ((struct sock *)fdtab_object(entry))->refs++;
         ((struct sock *)fdtab_object(entry))->fds++;
     }
+    calls_count_again();
     for (uint32_t i = 0; i < slab.chunks * SLAB_CHUNK; i++) {
         struct sock *sock = sock_at(i);
         if (sock->refs)

@@ -470,6 +470,51 @@ static void jumped_out(void)
     observe_recv("server", pair.server, 10, 0);
 }
 
+static void leave_by_jump(void *(*body)(void *), int fd)
+{
+    struct itimerval soon = {{0, 0}, {0, 80000}};
+    signal(SIGALRM, jump);
+    if (sigsetjmp(way_out, 1) == 0) {
+        setitimer(ITIMER_REAL, &soon, NULL);
+        body(&fd);
+        say("it was not left");
+    }
+}
+
+static void *receive_a_byte(void *fd)
+{
+    char byte;
+    recv(*(int *)fd, &byte, 1, 0);
+    return NULL;
+}
+
+// What is given up so is closed next, as by programs with a time limit: the other end hears of that.
+static void jumped_out_and_closed(void)
+{
+    struct pair pair = scene_fresh_pair(AF_INET);
+    leave_by_jump(receive_a_byte, pair.server);
+    for (int i = 0; i < 60; i++) {
+        give(pair.server, "!");
+        take(pair.client, 1);
+        nap(1);
+    }
+    OBSERVE(close(pair.server));
+    observe_end("client of one in TCP", pair.client);
+    pair = scene_pair();
+    leave_by_jump(receive_a_byte, pair.server);
+    OBSERVE(close(pair.server));
+    observe_end("client of a receiver", pair.client);
+    pair = scene_pair();
+    leave_by_jump(poll_one, pair.server);
+    OBSERVE(close(pair.server));
+    observe_end("client of a poller", pair.client);
+    pair = scene_pair();
+    leave_by_jump(send_much, pair.server);
+    OBSERVE(close(pair.server));
+    say("something was sent: %s", drain(pair.client, SIZE_MAX) > 0 ? "yes" : "no");
+    observe_end("client of a sender", pair.client);
+}
+
 const struct scene_case signal_cases[] = {
     {"interrupted", interrupted},
     {"restarted", restarted},
@@ -485,5 +530,6 @@ const struct scene_case signal_cases[] = {
     {"cancelled", cancelled},
     {"cancelled_and_closed", cancelled_and_closed},
     {"jumped_out", jumped_out},
+    {"jumped_out_and_closed", jumped_out_and_closed},
     {NULL, NULL},
 };

@@ -1,0 +1,63 @@
+#include "preload/calls.h"
+
+#include <signal.h>
+
+#include "core/sys.h"
+
+__thread struct calls calls __attribute__((tls_model("initial-exec")));
+
+// A stack that lies farther off is another one: of a program that changes stacks by itself.
+#define SAME_STACK 65536
+
+static bool on_alternate_stack(void)
+{
+    stack_t stack;
+    return sys_call(SYS_sigaltstack, NULL, &stack) != 0 || (stack.ss_flags & SS_ONSTACK);
+}
+
+// The list is shortened first, since dropping may take long, and be interrupted.
+static void drop_last(void)
+{
+    struct sock *sock = calls.at[calls.count - 1].sock;
+    calls.count--;
+    sock_drop(sock);
+}
+
+static bool was_jumped_over(const char *frame)
+{
+    const char *last = calls.count ? calls.at[calls.count - 1].frame : NULL;
+    return last && last <= frame && frame - last < SAME_STACK;
+}
+
+void calls_drop_jumped(const char *frame)
+{
+    if (on_alternate_stack())
+        return;
+    while (was_jumped_over(frame))
+        drop_last();
+}
+
+// One that found no room in the list is not there. What stands behind one that ends was jumped over.
+void calls_end_slow(struct sock *sock, const char *frame)
+{
+    uint32_t at = calls.count;
+    while (at && (calls.at[at - 1].sock != sock || calls.at[at - 1].frame != frame))
+        at--;
+    if (!at)
+        return;
+    while (calls.count > at)
+        drop_last();
+    calls.count--;
+}
+
+void calls_drop_all(void)
+{
+    while (calls.count)
+        drop_last();
+}
+
+void calls_count_again(void)
+{
+    for (uint32_t i = 0; i < calls.count; i++)
+        atomic_fetch_add(&calls.at[i].sock->refs, 1);
+}
