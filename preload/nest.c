@@ -330,6 +330,20 @@ static int handle_signals(bool woken, bool interruptible, const nest_mask *befor
     return interrupts ? -EINTR : 0;
 }
 
+// Without a descriptor for it, pending signals are looked for so often (ns).
+#define WITHOUT_SIGNALFD 10000000u
+
+static uint64_t look_for_signals_by(uint64_t until)
+{
+    uint64_t soon = nest_now() + WITHOUT_SIGNALFD;
+    return nest.signals < 0 && (!until || soon < until) ? soon : until;
+}
+
+static bool unseen_signal(const nest_mask *before)
+{
+    return nest.signals < 0 && (pending_signals() & ~(*before | LET_THROUGH));
+}
+
 // --- sleeping ---
 
 uint64_t nest_now(void)
@@ -382,7 +396,7 @@ int nest_sleep(uint64_t deadline, bool interruptible, const nest_mask *before)
 {
     block_handled_since();
     watch_signals(before);
-    uint64_t until = agent_link_sleep_until(deadline);
+    uint64_t until = look_for_signals_by(agent_link_sleep_until(deadline));
     struct timespec timeout;
     if (until) {
         uint64_t now = nest_now();
@@ -391,10 +405,22 @@ int nest_sleep(uint64_t deadline, bool interruptible, const nest_mask *before)
     }
     bool signalled = false;
     int n = take_in(until ? &timeout : NULL, &signalled);
-    if (n == 0)
+    signalled |= unseen_signal(before);
+    if (n == 0 && !signalled)
         return until == deadline ? -EAGAIN : 0;
     // -EINTR here comes from what was let through: a stop and continue, or a cancellation; or from what was let by.
     if (signalled || n == -EINTR)
         return handle_signals(n == -EINTR, interruptible, before);
     return n < 0 ? n : 0;
+}
+
+#define WITHOUT_NEST 1000000 // ns
+
+int nest_do_without(uint64_t deadline, bool interruptible, const nest_mask *before)
+{
+    struct timespec a_while = {0, WITHOUT_NEST};
+    sys_ppoll(NULL, 0, &a_while);
+    if (pending_signals() & ~(*before | LET_THROUGH))
+        return handle_signals(false, interruptible, before);
+    return deadline && nest_now() >= deadline ? -EAGAIN : 0;
 }

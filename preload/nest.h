@@ -41,6 +41,9 @@ bool nest_handlers(const nest_mask *mask);
 // What happened is noted at the sockets (tcp_event). A cancellation point.
 int nest_sleep(uint64_t deadline, bool interruptible, const nest_mask *before);
 
+// The same without a nest, for want of descriptors: sleeps for a moment, after which the caller looks again.
+int nest_do_without(uint64_t deadline, bool interruptible, const nest_mask *before);
+
 // Takes in what has happened, without sleeping.
 void nest_gather(void);
 

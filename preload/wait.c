@@ -201,12 +201,8 @@ static bool arm_and_look(const struct wait *wait)
 static int sleep_for(const struct wait *wait, uint64_t deadline, bool interruptible, const nest_mask *mask)
 {
     int result = nest_add(wait->sock, wait->fd);
-    if (result < 0) {
-        // No descriptors for a nest: keep looking, slowly.
-        struct timespec a_while = {0, 1000000};
-        sys_ppoll(NULL, 0, &a_while);
-        return deadline && nest_now() >= deadline ? -EAGAIN : 0;
-    }
+    if (result < 0)
+        return nest_do_without(deadline, interruptible, mask);
     if (arm_and_look(wait))
         return 0;
     struct end_shared *end = wait->sock->session.end;

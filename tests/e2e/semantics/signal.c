@@ -9,9 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/time.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -515,6 +517,48 @@ static void jumped_out_and_closed(void)
     observe_end("client of a sender", pair.client);
 }
 
+// Few descriptors are left for the library, perhaps none for hearing of signals while it waits.
+static void interrupt_with(unsigned limit)
+{
+    struct rlimit few = {limit, limit};
+    struct itimerval soon = {{0, 0}, {0, 80000}};
+    struct pair pairs[2];
+    setrlimit(RLIMIT_NOFILE, &few);
+    for (int i = 0; i < 2; i++) {
+        pairs[i] = scene_fresh_pair(AF_INET);
+        for (int words = 0; words < 60; words++) {
+            give(pairs[i].client, "?");
+            take(pairs[i].server, 1);
+            give(pairs[i].server, "!");
+            take(pairs[i].client, 1);
+            if (words % 10 == 0)
+                nap(2);
+        }
+    }
+    handle(SIGALRM, 0);
+    setitimer(ITIMER_REAL, &soon, NULL);
+    observe_recv("server", pairs[0].server, 1, 0);
+}
+
+static void interrupted_with_few_descriptors(void)
+{
+    for (unsigned limit = 24; limit <= 44; limit += 2) {
+        pid_t pid = fork();
+        if (pid == 0) {
+            interrupt_with(limit);
+            _exit(0);
+        }
+        int status = 0, waited = 0;
+        while (waitpid(pid, &status, WNOHANG) == 0 && ++waited < 1500)
+            nap(1);
+        if (waited == 1500) {
+            kill(pid, SIGKILL);
+            waitpid(pid, &status, 0);
+        }
+        say("with %u descriptors: ended with %x", limit, status);
+    }
+}
+
 const struct scene_case signal_cases[] = {
     {"interrupted", interrupted},
     {"restarted", restarted},
@@ -531,5 +575,6 @@ const struct scene_case signal_cases[] = {
     {"cancelled_and_closed", cancelled_and_closed},
     {"jumped_out", jumped_out},
     {"jumped_out_and_closed", jumped_out_and_closed},
+    {"interrupted_with_few_descriptors", interrupted_with_few_descriptors},
     {NULL, NULL},
 };
