@@ -171,9 +171,10 @@ static int ask_kernel(struct pollset *set, struct pollfd *fds, int nest, const s
     for (nfds_t i = 0; i < set->count; i++)
         fds[i] = for_kernel(&set->fds[i]);
     fds[set->count] = (struct pollfd){.fd = nest, .events = POLLIN};
+    nfds_t count = set->count + (nest >= 0);
     struct timespec left = timeout ? *timeout : (struct timespec){0, 0};
     int type = nest_let_cancel();
-    int result = (int)sys_call(SYS_ppoll, fds, set->count + 1, timeout ? &left : NULL, mask, sizeof *mask);
+    int result = (int)sys_call(SYS_ppoll, fds, count, timeout ? &left : NULL, mask, sizeof *mask);
     nest_forbid_cancel(type);
     for (nfds_t i = 0; result > 0 && i < set->count; i++)
         set->fds[i].revents |= fds[i].revents;
@@ -252,6 +253,14 @@ static bool time_left(uint64_t deadline, struct timespec *left)
 
 #define WITHOUT_NEST 1000000l // ns between looks, if there are no descriptors to sleep with
 
+// `timeout` may be null: for ever.
+static const struct timespec *shorter(const struct timespec *timeout, const struct timespec *other)
+{
+    bool longer = timeout && (timeout->tv_sec > other->tv_sec ||
+                              (timeout->tv_sec == other->tv_sec && timeout->tv_nsec > other->tv_nsec));
+    return !timeout || longer ? other : timeout;
+}
+
 static int sleep_once(struct pollset *set, struct pollfd *fds, uint64_t deadline, const nest_mask *mask)
 {
     int nest = nest_for(set);
@@ -260,17 +269,21 @@ static int sleep_once(struct pollset *set, struct pollfd *fds, uint64_t deadline
     int ready = look_at_all(set, fds, mask);
     if (ready)
         return ready;
-    struct timespec left, *timeout = NULL;
+    struct timespec left;
+    const struct timespec *timeout = NULL;
     if (deadline && !time_left(deadline, &left))
         return -EAGAIN;
     uint64_t until = agent_link_sleep_until(deadline);
     time_left(until, &left);
     if (until)
         timeout = &left;
-    struct timespec a_while = {0, WITHOUT_NEST};
-    if (nest < 0 && nest != -1 && (!timeout || left.tv_sec || left.tv_nsec > WITHOUT_NEST))
-        timeout = &a_while;
+    const struct timespec a_while = {0, WITHOUT_NEST};
+    if (nest < 0 && nest != -1)
+        timeout = shorter(timeout, &a_while);
     int result = ask_kernel(set, fds, nest < 0 ? -1 : nest, timeout, mask);
+    // As many as the kernel takes (RLIMIT_NOFILE): there is no room for the nest.
+    if (result == -EINVAL && nest >= 0)
+        result = ask_kernel(set, fds, -1, shorter(timeout, &a_while), mask);
     if (result < 0)
         return result;
     nest_gather();

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
@@ -304,6 +305,26 @@ static void room(void)
     OBSERVE(select(pair.client + 1, NULL, &set, NULL, &time));
 }
 
+// As many as there may be descriptors, most of them left out.
+static void as_many_as_allowed(void)
+{
+    struct pair pair = scene_pair();
+    struct rlimit limit = {64, 64};
+    struct pollfd set[64];
+    setrlimit(RLIMIT_NOFILE, &limit);
+    for (int i = 0; i < 64; i++)
+        set[i] = (struct pollfd){.fd = -1, .events = POLLIN};
+    set[10].fd = pair.server;
+    set[60] = (struct pollfd){.fd = STDIN_FILENO, .events = POLLPRI};
+    OBSERVE(poll(set, 64, 50));
+    struct later later;
+    struct saying words = {pair.client, "later"};
+    scene_later(&later, 80, act_give, &words);
+    OBSERVE(poll(set, 64, 2000));
+    say("%s", bits_of_poll((unsigned)set[10].revents));
+    scene_join(&later);
+}
+
 const struct scene_case poll_cases[] = {
     {"poll_readiness", readiness},
     {"poll_timeouts", timeouts},
@@ -314,5 +335,6 @@ const struct scene_case poll_cases[] = {
     {"poll_mixed", mixed},
     {"poll_two_threads", two_threads},
     {"poll_room", room},
+    {"poll_as_many_as_allowed", as_many_as_allowed},
     {NULL, NULL},
 };
