@@ -57,6 +57,10 @@ static long data_call(long number, const struct arguments *p, bool *known)
         return sendmmsg(FD, PTR(1), (unsigned)p->a[2], (int)p->a[3]);
     case SYS_recvmmsg:
         return recvmmsg(FD, PTR(1), (unsigned)p->a[2], (int)p->a[3], PTR(4));
+    case SYS_preadv2: // the offset is in two parts where a register cannot hold it
+        return preadv2(FD, PTR(1), (int)p->a[2], (off_t)p->a[3], (int)p->a[5]);
+    case SYS_pwritev2:
+        return pwritev2(FD, PTR(1), (int)p->a[2], (off_t)p->a[3], (int)p->a[5]);
     case SYS_sendfile:
         return sendfile(FD, (int)p->a[1], PTR(2), (size_t)p->a[3]);
     case SYS_splice:
@@ -98,6 +102,8 @@ static long descriptor_call(long number, const struct arguments *p, bool *known)
         return connect(FD, PTR(1), (socklen_t)p->a[2]);
     case SYS_setsockopt:
         return setsockopt(FD, (int)p->a[1], (int)p->a[2], PTR(3), (socklen_t)p->a[4]);
+    case SYS_getsockopt:
+        return getsockopt(FD, (int)p->a[1], (int)p->a[2], PTR(3), PTR(4));
     }
     *known = false;
     return 0;
@@ -120,6 +126,12 @@ static long readiness_call(long number, const struct arguments *p, bool *known)
 {
     *known = true;
     switch (number) {
+#ifdef SYS_select
+    case SYS_select:
+        return select(FD, PTR(1), PTR(2), PTR(3), PTR(4));
+#endif
+    case SYS_pselect6:
+        return pselect(FD, PTR(1), PTR(2), PTR(3), PTR(4), p->a[5] ? *(const sigset_t **)p->a[5] : NULL);
 #ifdef SYS_poll
     case SYS_poll:
         return poll(PTR(0), (nfds_t)p->a[1], (int)p->a[2]);
@@ -190,4 +202,11 @@ EXPORT long syscall(long number, ...)
     if (number == SYS_pidfd_getfd && result >= 0)
         sock_found((int)result, SOCK_INHERITED);
     return result;
+}
+
+// glibc's own function of this name does not go through syscall().
+EXPORT int pidfd_getfd(int pidfd, int fd, unsigned flags);
+EXPORT int pidfd_getfd(int pidfd, int fd, unsigned flags)
+{
+    return (int)syscall(SYS_pidfd_getfd, pidfd, fd, flags);
 }

@@ -1,8 +1,10 @@
 // Descriptors of a connection: copied, moved, replaced, closed in bulk, passed on. The connection ends with the last.
 
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/pidfd.h>
 #include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -242,6 +244,36 @@ static void on_standard_numbers(void)
     observe_recv("client", pair.client, 10, 0);
 }
 
+// A process that takes it from another one's table.
+static void fetched(void)
+{
+    struct pair pair = scene_pair();
+    int start[2];
+    if (pipe(start) < 0)
+        broken("pipe");
+    pid_t pid = fork();
+    if (pid == 0) {
+        char byte;
+        close(pair.client);
+        close(pair.server);
+        if (read(start[0], &byte, 1) != 1)
+            _exit(1);
+        int parent = (int)syscall(SYS_pidfd_open, getppid(), 0);
+        int fetched = pidfd_getfd(parent, pair.server, 0);
+        say("it was fetched: %s", fetched >= 0 ? "yes" : strerrorname_np(errno));
+        struct pollfd one = {.fd = fetched, .events = POLLIN};
+        OBSERVE(poll(&one, 1, 2000));
+        observe_recv("the child", fetched, 100, MSG_DONTWAIT);
+        give(fetched, "from the child");
+        _exit(0);
+    }
+    give(pair.client, "to whom it concerns");
+    if (write(start[1], "!", 1) != 1)
+        broken("pipe");
+    observe_recv("client", pair.client, 100, 0);
+    scene_reap(pid);
+}
+
 static void passed_to_itself(void)
 {
     struct pair pair = scene_pair();
@@ -320,6 +352,7 @@ const struct scene_case descriptor_cases[] = {
     {"all_closed_while_talking", all_closed_while_talking},
     {"closed_by_syscall", closed_by_syscall},
     {"on_standard_numbers", on_standard_numbers},
+    {"fetched", fetched},
     {"passed_to_itself", passed_to_itself},
     {"passed_and_closed", passed_and_closed},
     {"passed_to_a_child", passed_to_a_child},

@@ -9,7 +9,9 @@
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/select.h>
+#include <sys/syscall.h>
 #include <sys/timerfd.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "tests/e2e/semantics/scene.h"
@@ -325,6 +327,30 @@ static void as_many_as_allowed(void)
     scene_join(&later);
 }
 
+// By their numbers, as some programs do.
+static void by_syscall(void)
+{
+    struct pair pair = scene_pair();
+    fd_set set;
+    FD_ZERO(&set);
+    FD_SET(pair.server, &set);
+    give(pair.client, "x");
+    struct timespec left = {1, 0};
+    OBSERVE(syscall(SYS_pselect6, pair.server + 1, &set, NULL, NULL, &left, NULL));
+    say("it is in the set: %d", FD_ISSET(pair.server, &set) != 0);
+#ifdef SYS_select
+    struct timeval time = {1, 0};
+    OBSERVE(syscall(SYS_select, pair.server + 1, &set, NULL, NULL, &time));
+#else
+    OBSERVE(select(pair.server + 1, &set, NULL, NULL, NULL));
+#endif
+    char byte = 0;
+    struct iovec part = {&byte, 1};
+    OBSERVE(syscall(SYS_preadv2, pair.server, &part, 1, -1L, -1L, 0));
+    OBSERVE(syscall(SYS_pwritev2, pair.server, &part, 1, -1L, -1L, 0));
+    observe_recv("client", pair.client, 10, 0);
+}
+
 const struct scene_case poll_cases[] = {
     {"poll_readiness", readiness},
     {"poll_timeouts", timeouts},
@@ -336,5 +362,6 @@ const struct scene_case poll_cases[] = {
     {"poll_two_threads", two_threads},
     {"poll_room", room},
     {"poll_as_many_as_allowed", as_many_as_allowed},
+    {"poll_by_syscall", by_syscall},
     {NULL, NULL},
 };
