@@ -184,13 +184,21 @@ EXPORT ssize_t recvfrom(int fd, void *buffer, size_t size, int flags, struct soc
     return result;
 }
 
+// How many descriptors are in a part of a message. One of a size that cannot be is the kernel's to refuse.
+static size_t descriptors_in(const struct msghdr *message, const struct cmsghdr *part)
+{
+    size_t room = message->msg_controllen - (size_t)((const char *)part - (const char *)message->msg_control);
+    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS || part->cmsg_len < CMSG_LEN(0) ||
+        part->cmsg_len > room)
+        return 0;
+    return (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+}
+
 // Descriptors that arrive over a Unix socket may be TCP sockets.
 static void look_for_descriptors(const struct msghdr *message)
 {
     for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part; part = CMSG_NXTHDR((struct msghdr *)message, part)) {
-        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
-            continue;
-        size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        size_t count = descriptors_in(message, part);
         for (size_t i = 0; i < count; i++) {
             int fd;
             memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);
@@ -329,9 +337,7 @@ EXPORT ssize_t sendto(int fd, const void *buffer, size_t size, int flags, const 
 static void note_passed(const struct msghdr *message)
 {
     for (struct cmsghdr *part = CMSG_FIRSTHDR(message); part; part = CMSG_NXTHDR((struct msghdr *)message, part)) {
-        if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS)
-            continue;
-        size_t count = (part->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+        size_t count = descriptors_in(message, part);
         for (size_t i = 0; i < count; i++) {
             int fd;
             memcpy(&fd, CMSG_DATA(part) + i * sizeof fd, sizeof fd);

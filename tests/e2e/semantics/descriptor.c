@@ -244,6 +244,26 @@ static void on_standard_numbers(void)
     observe_recv("client", pair.client, 10, 0);
 }
 
+// What the kernel refuses is not looked at first.
+static void passed_in_parts_of_wrong_size(void)
+{
+    union {
+        char bytes[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } control = {{0}};
+    struct iovec part = {(char *)"!", 1};
+    struct msghdr message = {
+        .msg_iov = &part, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    size_t sizes[] = {0, 8, 1 << 24};
+    int through[2];
+    if (socketpair(AF_UNIX, SOCK_STREAM, 0, through) < 0)
+        broken("socketpair");
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        control.align = (struct cmsghdr){sizes[i], SOL_SOCKET, SCM_RIGHTS};
+        OBSERVE(sendmsg(through[0], &message, 0));
+    }
+}
+
 // A process that takes it from another one's table.
 static void fetched(void)
 {
@@ -352,6 +372,7 @@ const struct scene_case descriptor_cases[] = {
     {"all_closed_while_talking", all_closed_while_talking},
     {"closed_by_syscall", closed_by_syscall},
     {"on_standard_numbers", on_standard_numbers},
+    {"passed_in_parts_of_wrong_size", passed_in_parts_of_wrong_size},
     {"fetched", fetched},
     {"passed_to_itself", passed_to_itself},
     {"passed_and_closed", passed_and_closed},
