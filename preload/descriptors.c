@@ -188,11 +188,15 @@ EXPORT int shutdown(int fd, int how)
 
 // --- copying ---
 
-// A vfork child copies descriptors of its own; what its parent's memory says of that number is its parent's.
+// A vfork child copies descriptors of its own; what its parent's memory says of that number is its parent's. What becomes
+// a standard file, stdio may use from now on.
 static int copied(int from, int to)
 {
-    if (to >= 0 && fdtab_get(from) && proc_owns_memory())
-        sock_duplicated(from, to);
+    if (to < 0 || !fdtab_get(from) || !proc_owns_memory())
+        return to;
+    sock_duplicated(from, to);
+    if (to <= STDERR_FILENO)
+        handover_to_stdio(to);
     return to;
 }
 

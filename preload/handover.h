@@ -21,8 +21,8 @@
 // the program at the other end does, with the exceptions above. errno is kept.
 void handover_to_stranger(struct sock *sock, int fd);
 
-// A program begins with a TCP socket as one of its standard files, which stdio may use out of sight: it leaves the session
-// that it may have from before. It may be upgraded again once the program reads or writes by itself.
+// A TCP socket is, or has become, one of the standard files, which stdio may use out of sight: it leaves the session that
+// it may have from before. It may be upgraded again once the program reads or writes by itself.
 void handover_to_stdio(int fd);
 
 // Before a program is executed, which will load this library or not (preload/program.h): the sockets that it inherits are

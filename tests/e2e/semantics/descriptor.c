@@ -244,6 +244,21 @@ static void on_standard_numbers(void)
     observe_recv("client", pair.client, 10, 0);
 }
 
+// stdio writes to its files by itself, whatever they have become.
+static void stdio_on_standard_number(void)
+{
+    struct pair pair = scene_pair();
+    int before = dup(STDOUT_FILENO);
+    dup2(pair.server, STDOUT_FILENO);
+    printf("by stdio");
+    fflush(stdout);
+    dup2(before, STDOUT_FILENO);
+    struct pollfd one = {.fd = pair.client, .events = POLLIN};
+    OBSERVE(poll(&one, 1, 1000));
+    observe_recv("client", pair.client, 100, MSG_DONTWAIT);
+    both_ways("afterwards", pair.client, pair.server);
+}
+
 // What the kernel refuses is not looked at first.
 static void passed_in_parts_of_wrong_size(void)
 {
@@ -372,6 +387,7 @@ const struct scene_case descriptor_cases[] = {
     {"all_closed_while_talking", all_closed_while_talking},
     {"closed_by_syscall", closed_by_syscall},
     {"on_standard_numbers", on_standard_numbers},
+    {"stdio_on_standard_number", stdio_on_standard_number},
     {"passed_in_parts_of_wrong_size", passed_in_parts_of_wrong_size},
     {"fetched", fetched},
     {"passed_to_itself", passed_to_itself},
