@@ -55,24 +55,36 @@ static int make_ours(const struct reg *reg)
     return replace(reg, tcp_interest(reg), reg_tag(reg, 0));
 }
 
+static bool entry_in_line(const char *line, int entry, bool *spent)
+{
+    int number;
+    unsigned events;
+    if (sscanf(line, "tfd: %d events: %x", &number, &events) != 2 || number != entry)
+        return false;
+    *spent = !(events & (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI));
+    return true;
+}
+
 // Has the kernel reported this one-shot registration already, when it was still its own? Then no event is left in its
 // entry, as /proc tells ("tfd: 5 events: 40000000 ...").
 static bool one_shot_spent(const struct reg *reg)
 {
-    char path[48], text[8192];
+    char path[48], text[4096 + 1];
+    long kept = 0, more;
+    bool found = false, spent = false;
     snprintf(path, sizeof path, "/proc/self/fdinfo/%d", reg->set->fd);
     int fd = (int)sys_call(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC);
-    long size = fd < 0 ? -1 : sys_read(fd, text, sizeof text - 1);
+    while (fd >= 0 && !found && (more = sys_read(fd, text + kept, sizeof text - 1 - (size_t)kept)) > 0) {
+        text[kept + more] = '\0';
+        char *line = text, *end;
+        for (; !found && (end = strchr(line, '\n')); line = end + 1)
+            found = entry_in_line(line, reg->entry, &spent);
+        kept = text + kept + more - line; // the beginning of the next line
+        memmove(text, line, (size_t)kept);
+    }
     if (fd >= 0)
         sys_close(fd);
-    text[size > 0 ? size : 0] = '\0';
-    for (const char *line = strstr(text, "tfd:"); line; line = strstr(line + 1, "tfd:")) {
-        int number;
-        unsigned events;
-        if (sscanf(line, "tfd: %d events: %x", &number, &events) == 2 && number == reg->entry)
-            return !(events & (EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLPRI));
-    }
-    return false;
+    return spent;
 }
 
 static void add_bell(struct reg *reg)

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/timerfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -166,6 +167,31 @@ static void once(void)
     observe_wait(set, 20);
     OBSERVE(change(set, EPOLL_CTL_ADD, pair.server, EPOLLIN, 4));
     OBSERVE(change(set, EPOLL_CTL_DEL, pair.server, 0, 0));
+}
+
+// It is upgraded after it was reported, one of many: what was reported stays that.
+static void once_among_many(void)
+{
+    enum { MANY = 250, TRIED = 25 };
+    int set = make_set(), others[2], again = 0;
+    struct epoll_event event;
+    struct rlimit limit = {2048, 2048};
+    setrlimit(RLIMIT_NOFILE, &limit);
+    for (int i = 0; i < MANY; i++) {
+        if (socketpair(AF_UNIX, SOCK_STREAM, 0, others) < 0)
+            broken("socketpair");
+        change(set, EPOLL_CTL_ADD, others[0], EPOLLIN, 1000);
+    }
+    for (int i = 0; i < TRIED; i++) {
+        struct pair pair = scene_fresh_pair(AF_INET);
+        change(set, EPOLL_CTL_ADD, pair.server, EPOLLIN | EPOLLONESHOT, (uint64_t)i);
+        give(pair.client, "reported");
+        if (epoll_wait(set, &event, 1, 1000) != 1)
+            broken("epoll_wait");
+        scene_upgrade(pair);
+        again += epoll_wait(set, &event, 1, 0);
+    }
+    say("reported again: %d", again);
 }
 
 static void exclusive(void)
@@ -608,6 +634,7 @@ const struct scene_case epoll_cases[] = {
     {"epoll_edge_with_output", edge_with_output},
     {"epoll_joining_late", joining_late},
     {"epoll_once", once},
+    {"epoll_once_among_many", once_among_many},
     {"epoll_exclusive", exclusive},
     {"epoll_nested", nested},
     {"epoll_ends", ends},
