@@ -46,8 +46,9 @@ static bool grow_slab(void)
         chunk[i].index = slab.chunks * SLAB_CHUNK + i;
         chunk[i].next_free = i + 1 < SLAB_CHUNK ? chunk[i].index + 1 : slab.free;
     }
-    slab.free = slab.chunks * SLAB_CHUNK;
-    atomic_store_explicit(&slab.chunk[slab.chunks++], chunk, memory_order_release);
+    // In this order: another thread may fork in between.
+    atomic_store_explicit(&slab.chunk[slab.chunks], chunk, memory_order_release);
+    slab.free = slab.chunks++ * SLAB_CHUNK;
     return true;
 }
 
