@@ -330,6 +330,12 @@ static int handle_signals(bool woken, bool interruptible, const nest_mask *befor
     return interrupts ? -EINTR : 0;
 }
 
+int nest_hear_signals(bool interruptible, const nest_mask *before)
+{
+    bool due = pending_signals() & ~(*before | LET_THROUGH);
+    return due ? handle_signals(false, interruptible, before) : 0;
+}
+
 // Without a descriptor for it, pending signals are looked for so often (ns).
 #define WITHOUT_SIGNALFD 10000000u
 
@@ -420,7 +426,6 @@ int nest_do_without(uint64_t deadline, bool interruptible, const nest_mask *befo
 {
     struct timespec a_while = {0, WITHOUT_NEST};
     sys_ppoll(NULL, 0, &a_while);
-    if (pending_signals() & ~(*before | LET_THROUGH))
-        return handle_signals(false, interruptible, before);
-    return deadline && nest_now() >= deadline ? -EAGAIN : 0;
+    int result = nest_hear_signals(interruptible, before);
+    return result == 0 && deadline && nest_now() >= deadline ? -EAGAIN : result;
 }

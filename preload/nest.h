@@ -44,6 +44,9 @@ int nest_sleep(uint64_t deadline, bool interruptible, const nest_mask *before);
 // The same without a nest, for want of descriptors: sleeps for a moment, after which the caller looks again.
 int nest_do_without(uint64_t deadline, bool interruptible, const nest_mask *before);
 
+// Between two sleeps of one call: runs the handlers that have become due, and answers as nest_sleep. A system call.
+int nest_hear_signals(bool interruptible, const nest_mask *before);
+
 // Takes in what has happened, without sleeping.
 void nest_gather(void);
 

@@ -250,30 +250,59 @@ static bool look_briefly_at(struct sock *sock, const struct wait *wait)
     return found;
 }
 
-int wait_ring(struct sock *sock, int fd, enum wait_for what, uint64_t least, uint64_t deadline, bool interruptible)
+static void hold_signals(struct waiting *waiting, uint64_t now)
+{
+    if (!waiting->held)
+        nest_block_handled(&waiting->before, now);
+    waiting->held = true;
+}
+
+void wait_done(struct waiting *waiting)
+{
+    if (waiting->held)
+        nest_restore_signals(&waiting->before);
+    waiting->held = false;
+}
+
+int wait_over(struct waiting *waiting, bool interruptible)
+{
+    int result = waiting->held ? nest_hear_signals(interruptible, &waiting->before) : 0;
+    wait_done(waiting);
+    return result;
+}
+
+// Looks for as long as it may pay, then sleeps. Signals are held back.
+static int look_or_sleep(const struct wait *wait, struct patience *patience, struct waiting *waiting, uint64_t began,
+                         bool interruptible, bool *slept)
+{
+    uint32_t budget = wait_shares_cpu(wait->sock) ? 0 : patience_budget(patience, began);
+    uint64_t deadline = waiting->deadline, until = began + budget;
+    if (deadline && until > deadline)
+        until = deadline;
+    *slept = !(budget && look_until(wait, began, until));
+    return *slept ? sleep_for(wait, deadline, interruptible, &waiting->before) : 0;
+}
+
+int wait_ring(struct sock *sock, int fd, enum wait_for what, uint64_t least, struct waiting *waiting,
+              bool interruptible)
 {
     struct wait wait = {.sock = sock,
                         .fd = fd,
                         .what = what,
                         .least = least < sock->session.rx.size / 2 ? least : sock->session.rx.size / 2};
-    struct patience *patience = what == WAIT_READ ? &sock->rx_patience : &sock->tx_patience;
-    if (look_briefly_at(sock, &wait))
-        return 0;
+    int result = waiting->held ? nest_hear_signals(interruptible, &waiting->before) : 0;
+    if (result || look_briefly_at(sock, &wait))
+        return result;
     pthread_testcancel();
     agent_link_look();
-    nest_mask mask;
+    bool slept, held = waiting->held;
     uint64_t began = nest_now();
-    nest_block_handled(&mask, began);
-    uint32_t budget = wait_shares_cpu(sock) ? 0 : patience_budget(patience, began);
-    uint64_t until = began + budget;
-    if (deadline && until > deadline)
-        until = deadline;
-    int result = 0;
-    bool slept = !(budget && look_until(&wait, began, until));
-    if (slept)
-        result = sleep_for(&wait, deadline, interruptible, &mask);
+    hold_signals(waiting, began);
+    struct patience *patience = what == WAIT_READ ? &sock->rx_patience : &sock->tx_patience;
+    result = look_or_sleep(&wait, patience, waiting, began, interruptible, &slept);
     if (result == 0)
         patience_learn(patience, nest_now() - began, slept);
-    nest_restore_signals(&mask);
+    if (!slept && !held)
+        wait_done(waiting);
     return result;
 }

@@ -18,9 +18,24 @@
 
 enum wait_for { WAIT_READ, WAIT_WRITE };
 
+// What one call knows of its waits; zeroed at its beginning. Once it has slept, signals are held back until it is over,
+// also between two sleeps: a handler that ran there would not end the next one with EINTR, as it would in the kernel.
+struct waiting {
+    uint64_t deadline; // nest_now(), 0: never
+    nest_mask before;  // the signals that the program has blocked itself, once they are held back
+    bool held;
+};
+
 // Sleeps, if need be, until something may be read (at least `least` bytes) or written, or the connection has something
-// to say. Returns 0 (look again), -EAGAIN at the deadline (nest_now(), 0 = never), -EINTR as nest_sleep.
-int wait_ring(struct sock *sock, int fd, enum wait_for what, uint64_t least, uint64_t deadline, bool interruptible);
+// to say. Returns 0 (look again), -EAGAIN at the deadline, -EINTR as nest_sleep.
+int wait_ring(struct sock *sock, int fd, enum wait_for what, uint64_t least, struct waiting *waiting,
+              bool interruptible);
+
+// Lets signals through again, before the call goes on in the kernel: -EINTR as nest_sleep, or 0.
+int wait_over(struct waiting *waiting, bool interruptible);
+
+// The same when the call is over, whatever handlers then say.
+void wait_done(struct waiting *waiting);
 
 // The pieces, for poll and epoll, which wait for many.
 

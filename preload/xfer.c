@@ -18,13 +18,23 @@ struct msghdr xfer_part_of(const struct spans *spans, struct iovec part[static X
     return (struct msghdr){.msg_iov = part, .msg_iovlen = count};
 }
 
-int xfer_wait(struct sock *sock, int fd, enum wait_for what, uint64_t least, uint64_t *deadline, bool part)
+static uint64_t timeout_for(const struct sock *sock, enum wait_for what)
 {
-    uint64_t timeout = atomic_load_explicit(
-        what == WAIT_READ ? &sock->share->receive_timeout : &sock->share->send_timeout, memory_order_relaxed);
-    if (timeout && !*deadline)
-        *deadline = nest_now() + timeout;
-    return wait_ring(sock, fd, what, least, *deadline, timeout != 0 || part);
+    return atomic_load_explicit(what == WAIT_READ ? &sock->share->receive_timeout : &sock->share->send_timeout,
+                                memory_order_relaxed);
+}
+
+int xfer_wait(struct sock *sock, int fd, enum wait_for what, uint64_t least, struct waiting *waiting, bool part)
+{
+    uint64_t timeout = timeout_for(sock, what);
+    if (timeout && !waiting->deadline)
+        waiting->deadline = nest_now() + timeout;
+    return wait_ring(sock, fd, what, least, waiting, timeout != 0 || part);
+}
+
+int xfer_wait_over(struct sock *sock, enum wait_for what, struct waiting *waiting, bool part)
+{
+    return waiting->held ? wait_over(waiting, timeout_for(sock, what) != 0 || part) : 0;
 }
 
 void xfer_ring_peer_bell(struct sock *sock)

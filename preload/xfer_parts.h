@@ -21,9 +21,12 @@ ssize_t xfer_entry_result(int route);
 #define XFER_PART 64
 struct msghdr xfer_part_of(const struct spans *spans, struct iovec part[static XFER_PART]);
 
-// As wait_ring, with the socket's own timeout, which begins with the first wait of a call (*deadline is 0 before). With a
-// timeout, or a `part` of the bytes moved, any signal handler ends the call, as in the kernel.
-int xfer_wait(struct sock *sock, int fd, enum wait_for what, uint64_t least, uint64_t *deadline, bool part);
+// As wait_ring, with the socket's own timeout, which begins with the first wait of a call. With a timeout, or a `part` of
+// the bytes moved, any signal handler ends the call, as in the kernel.
+int xfer_wait(struct sock *sock, int fd, enum wait_for what, uint64_t least, struct waiting *waiting, bool part);
+
+// As wait_over, before the rest of the call goes to the kernel.
+int xfer_wait_over(struct sock *sock, enum wait_for what, struct waiting *waiting, bool part);
 
 void xfer_ring_peer_bell(struct sock *sock);
 

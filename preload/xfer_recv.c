@@ -224,24 +224,23 @@ static size_t least_wanted(const struct sock *sock, size_t want, int flags)
     return (flags & MSG_WAITALL) || low > want ? want : low;
 }
 
-// recv of no bytes waits until there would be some, or the end.
-static ssize_t recv_nothing(struct sock *sock, int fd, int flags)
+// recv of no bytes waits until there would be some, or the end. Returns as xfer_recv, but -errno.
+static ssize_t recv_nothing(struct sock *sock, int fd, int flags, struct waiting *waiting)
 {
-    uint64_t deadline = 0;
-    while (!(xfer_events(sock, fd, POLLIN) & (POLLIN | POLLERR | POLLHUP))) {
+    int result = 0;
+    while (result == 0 && !(xfer_events(sock, fd, POLLIN) & (POLLIN | POLLERR | POLLHUP))) {
         if (xfer_receives_by_tcp(sock)) {
             struct iovec none = {NULL, 0};
             struct spans nothing = spans_of(&none, 1);
-            ssize_t n = recv_by_kernel(sock, fd, &nothing, flags);
+            result = xfer_wait_over(sock, WAIT_READ, waiting, false);
+            ssize_t n = result ? result : recv_by_kernel(sock, fd, &nothing, flags);
             if (n != CHANGED_WAY)
-                return n < 0 ? xfer_fail((int)-n) : n;
-            continue;
+                return n;
+        } else {
+            result = xfer_nonblocking(sock, flags) ? -EAGAIN : xfer_wait(sock, fd, WAIT_READ, 1, waiting, false);
         }
-        int result = xfer_nonblocking(sock, flags) ? -EAGAIN : xfer_wait(sock, fd, WAIT_READ, 1, &deadline, false);
-        if (result)
-            return xfer_fail(-result);
     }
-    return 0;
+    return result;
 }
 
 static ssize_t recv_beside_stream(int fd, int flags)
@@ -255,7 +254,7 @@ static ssize_t recv_beside_stream(int fd, int flags)
 struct receiving {
     struct spans to;
     size_t want, least, got;
-    uint64_t deadline;
+    struct waiting waiting;
     int flags;
 };
 
@@ -274,8 +273,10 @@ static bool peeks_once(struct sock *sock, const struct receiving *call, bool by_
 
 static ssize_t take_what_is_there(struct sock *sock, int fd, struct receiving *call, bool by_tcp)
 {
-    if (by_tcp)
-        return recv_by_kernel(sock, fd, &call->to, call->flags);
+    if (by_tcp) {
+        int interrupted = xfer_wait_over(sock, WAIT_READ, &call->waiting, call->got != 0);
+        return interrupted ? interrupted : recv_by_kernel(sock, fd, &call->to, call->flags);
+    }
     if (xfer_broken(sock))
         return -ECONNRESET;
     return take(sock, fd, &call->to, call->flags & MSG_PEEK ? call->got : 0, call->flags, call->got != 0);
@@ -299,7 +300,7 @@ static int wait_for_more(struct sock *sock, int fd, struct receiving *call)
     if (can_never_come(sock, call))
         return -EAGAIN;
     size_t least = call->flags & MSG_PEEK ? call->least : call->least - call->got;
-    return xfer_wait(sock, fd, WAIT_READ, least, &call->deadline, call->got != 0);
+    return xfer_wait(sock, fd, WAIT_READ, least, &call->waiting, call->got != 0);
 }
 
 ssize_t xfer_recv(struct sock *sock, int fd, struct spans to, int flags)
@@ -309,8 +310,11 @@ ssize_t xfer_recv(struct sock *sock, int fd, struct spans to, int flags)
     spans_skip_empty(&to);
     struct receiving call = {.to = to, .want = spans_left(&to), .flags = flags};
     call.least = least_wanted(sock, call.want, flags);
-    if (!call.want)
-        return recv_nothing(sock, fd, flags);
+    if (!call.want) {
+        ssize_t nothing = recv_nothing(sock, fd, flags, &call.waiting);
+        wait_done(&call.waiting);
+        return nothing < 0 ? xfer_fail((int)-nothing) : nothing;
+    }
     if (!xfer_receives_by_tcp(sock))
         xfer_count(&sock->session.end->rx_calls);
     ssize_t result = 0;
@@ -331,6 +335,7 @@ ssize_t xfer_recv(struct sock *sock, int fd, struct spans to, int flags)
                 break;
         }
     }
+    wait_done(&call.waiting);
     return call.got || result == 0 ? (ssize_t)call.got : xfer_fail((int)-result);
 }
 

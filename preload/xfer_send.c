@@ -130,7 +130,7 @@ static ssize_t put(struct sock *sock, int fd, struct spans *from)
 struct sending {
     struct spans from;
     ssize_t sent;
-    uint64_t deadline;
+    struct waiting waiting;
     int flags;
 };
 
@@ -140,13 +140,16 @@ static int wait_for_room(struct sock *sock, int fd, struct sending *call)
     xfer_count(&sock->session.end->tx_full);
     if (xfer_nonblocking(sock, call->flags))
         return -EAGAIN;
-    return xfer_wait(sock, fd, WAIT_WRITE, 0, &call->deadline, call->sent != 0);
+    return xfer_wait(sock, fd, WAIT_WRITE, 0, &call->waiting, call->sent != 0);
 }
 
 // Each of the steps of a send returns 0, to go on if there is more to send, or the -errno that ends the call.
 
 static int send_step_by_tcp(struct sock *sock, int fd, struct sending *call)
 {
+    int interrupted = xfer_wait_over(sock, WAIT_WRITE, &call->waiting, call->sent != 0);
+    if (interrupted)
+        return interrupted;
     ssize_t n = send_by_kernel(sock, fd, &call->from, call->flags);
     call->sent += n > 0 ? n : 0;
     return n >= 0 || n == CHANGED_WAY ? 0 : (int)n;
@@ -168,6 +171,9 @@ static int hear_kernel(struct sock *sock, int fd, struct sending *call)
 {
     if (call->sent)
         return -EPIPE; // the next call shall hear it
+    int interrupted = xfer_wait_over(sock, WAIT_WRITE, &call->waiting, false);
+    if (interrupted)
+        return interrupted;
     struct iovec none = {NULL, 0};
     struct spans nothing = spans_of(&none, 1);
     ssize_t n = ask_kernel(sock, fd, call->from.count ? &call->from : &nothing, call->flags);
@@ -208,6 +214,7 @@ ssize_t xfer_send(struct sock *sock, int fd, struct spans from, int flags)
         result = __builtin_expect(xfer_sends_by_tcp(sock), 0) ? send_step_by_tcp(sock, fd, &call)
                                                               : send_step_by_ring(sock, fd, &call);
     } while (call.from.count && result == 0);
+    wait_done(&call.waiting);
     return call.sent || result == 0 ? call.sent : xfer_fail(-result);
 }
 
@@ -227,10 +234,9 @@ static ssize_t fill_place(struct sock *sock, size_t most, ssize_t (*fill)(void *
     return n;
 }
 
-ssize_t xfer_fill(struct sock *sock, int fd, int flags, size_t most,
-                  ssize_t (*fill)(void *source, void *place, size_t size), void *source)
+static ssize_t fill_ring(struct sock *sock, int fd, struct sending *call, size_t most,
+                         ssize_t (*fill)(void *source, void *place, size_t size), void *source)
 {
-    struct sending call = {.flags = flags};
     for (;;) {
         if (xfer_sends_by_tcp(sock))
             return XFER_BY_TCP;
@@ -240,7 +246,12 @@ ssize_t xfer_fill(struct sock *sock, int fd, int flags, size_t most,
             return XFER_BY_TCP;
         if (!leave_tx_under_way(sock)) {
             if (kernel_must_say(sock, fd))
-                return atomic_load(&sock->session.end->tx_shut) ? xfer_fail((int)-broken_pipe(flags)) : XFER_ASK_KERNEL;
+                return atomic_load(&sock->session.end->tx_shut) ? xfer_fail((int)-broken_pipe(call->flags))
+                                                                : XFER_ASK_KERNEL;
+            // The source may have to be waited for, too.
+            int interrupted = xfer_wait_over(sock, WAIT_WRITE, &call->waiting, false);
+            if (interrupted)
+                return xfer_fail(-interrupted);
             ssize_t filled, n = fill_place(sock, most, fill, source, &filled);
             if (n > 0) {
                 wake_consumer(sock);
@@ -252,8 +263,19 @@ ssize_t xfer_fill(struct sock *sock, int fd, int flags, size_t most,
             if (failed)
                 return failed == CHANGED_WAY ? XFER_BY_TCP : xfer_fail(ECONNRESET);
         }
-        int result = wait_for_room(sock, fd, &call);
+        int result = wait_for_room(sock, fd, call);
         if (result < 0)
             return xfer_fail(-result);
     }
+}
+
+ssize_t xfer_fill(struct sock *sock, int fd, int flags, size_t most,
+                  ssize_t (*fill)(void *source, void *place, size_t size), void *source)
+{
+    struct sending call = {.flags = flags};
+    ssize_t filled = fill_ring(sock, fd, &call, most, fill, source);
+    int saved = errno;
+    wait_done(&call.waiting);
+    errno = saved;
+    return filled;
 }

@@ -139,6 +139,62 @@ static void interrupted_in_the_middle(void)
     scene_join(&later);
 }
 
+struct waiter {
+    int fd;
+    _Atomic int begun, ended;
+};
+
+static void *receive_much(void *argument)
+{
+    struct waiter *waiter = argument;
+    char bytes[1000];
+    atomic_store(&waiter->begun, 1);
+    recv(waiter->fd, bytes, sizeof bytes, MSG_WAITALL);
+    atomic_store(&waiter->ended, 1);
+    return NULL;
+}
+
+static bool ends_within(struct waiter *waiter, int ms)
+{
+    for (; !atomic_load(&waiter->ended) && ms > 0; ms--)
+        nap(1);
+    return atomic_load(&waiter->ended);
+}
+
+static void spin_for(double seconds)
+{
+    for (double begin = now(); now() < begin + seconds;)
+        ;
+}
+
+// A byte, too few to end the call, wakes the receiver, and at about that time comes the signal: always it ends the call.
+static void interrupted_while_woken(void)
+{
+    enum { TIMES = 400 };
+    struct pair pair = scene_pair();
+    int lost = 0;
+    handle(SIGUSR1, 0);
+    for (int i = 0; i < TIMES; i++) {
+        struct waiter waiter = {.fd = pair.server};
+        pthread_t thread;
+        pthread_create(&thread, NULL, receive_much, &waiter);
+        while (!atomic_load(&waiter.begun))
+            ;
+        nap(2);
+        give(pair.client, "x");
+        spin_for(i % 50 * 1e-6);
+        pthread_kill(thread, SIGUSR1);
+        if (!ends_within(&waiter, 500)) {
+            lost++;
+            pthread_kill(thread, SIGUSR1);
+        }
+        pthread_join(thread, NULL);
+        while (recv(pair.server, &(char){0}, 1, MSG_DONTWAIT) > 0)
+            ;
+    }
+    say("%d of %d signals did not end the call, %d handled", lost, TIMES, (int)signals - lost);
+}
+
 static void interrupted_sender(void)
 {
     enum { SIZE = 64 << 20 };
@@ -561,6 +617,7 @@ static void interrupted_with_few_descriptors(void)
 
 const struct scene_case signal_cases[] = {
     {"interrupted", interrupted},
+    {"interrupted_while_woken", interrupted_while_woken},
     {"restarted", restarted},
     {"interrupted_in_the_middle", interrupted_in_the_middle},
     {"interrupted_sender", interrupted_sender},
