@@ -1,5 +1,8 @@
 #include "preload/ending.h"
 
+#include <sys/socket.h>
+
+#include "core/sys.h"
 #include "preload/agent_link.h"
 #include "preload/leave.h"
 #include "preload/session.h"
@@ -19,10 +22,15 @@ bool ending_delays_shutdown(struct sock *sock, int fd)
         return false;
     // Whoever leaves the ring shuts the connection down behind it: this end, or another holder, from now on.
     atomic_store(&sock->session.end->tx_back_fin, 1);
-    if (agent_link_keep(sock, fd, WIRE_KEEP_SHUT))
-        return atomic_load(&sock->session.end->tx_way) != WAY_LEFT; // pairs with the look at tx_back_fin in leave.c
-    leave_ask(sock, LEAVE_RESEND);
-    return leave_delays_shutdown(sock, fd);
+    if (!agent_link_keep(sock, fd, WIRE_KEEP_SHUT)) {
+        leave_ask(sock, LEAVE_RESEND);
+        if (leave_delays_shutdown(sock, fd))
+            return true;
+    }
+    // Or had left before it saw that. If not, all may be over by now, also at the other end, and that is no error.
+    if (atomic_load(&sock->session.end->tx_way) == WAY_LEFT) // pairs with the look at tx_back_fin in leave.c
+        sys_call(SYS_shutdown, sock_fd(sock, fd), SHUT_WR);
+    return true;
 }
 
 void ending_look_for_agent(struct sock *sock)
