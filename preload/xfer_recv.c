@@ -202,7 +202,7 @@ static ssize_t take(struct sock *sock, int fd, struct spans *to, uint64_t skip, 
     if (!seen)
         return NOTHING_YET;
     if (have && ring_ready_fresh(&sock->session.rx) <= (int64_t)skip)
-        return 0;
+        return leave_rx_ended(sock, fd) > 0 ? CHANGED_WAY : 0;
     return take_end(sock, fd, to, skip, flags);
 }
 
