@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
@@ -11,13 +12,16 @@
 #include "core/sys.h"
 #include "preload/agent_link.h"
 #include "preload/calls.h"
+#include "preload/lock.h"
 #include "preload/proc.h"
 #include "preload/session.h"
 #include "preload/sock.h"
 
+// A thread uses its own without a lock. Of others' only the list and the numbers of descriptors are touched, with the
+// lock; the numbers are atomic, because nest_moved changes them under their thread's eyes.
 struct nest {
-    int fd;
-    int signals; // signalfd, in the nest; -1 until a wait first needs it
+    _Atomic int fd;
+    _Atomic int signals; // signalfd, in the nest; -1 until a wait first needs it
     nest_mask signals_mask;
     bool signals_watched; // signals is in the set
     nest_mask let_by;     // what was taken for ignored when signals were last blocked
@@ -28,7 +32,7 @@ struct nest {
 
 static __thread struct nest nest __attribute__((tls_model("initial-exec"))) = {.fd = -1, .signals = -1};
 static struct nest *all_nests;
-static pthread_mutex_t all_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct lock all_lock; // held with signals held back: a handler may wait, or move a descriptor, too
 static pthread_key_t at_thread_exit;
 
 // Names of things in a nest, in epoll's user data: what it is in the two top bits, then generation and index.
@@ -44,13 +48,13 @@ static uint64_t tag(uint64_t kind, const struct sock *sock)
 
 static void unlink_nest(struct nest *gone)
 {
-    pthread_mutex_lock(&all_lock);
+    struct lock_guarded guarded = lock_guard(&all_lock);
     struct nest **link = &all_nests;
     while (*link && *link != gone)
         link = &(*link)->sibling;
     if (*link)
         *link = gone->sibling;
-    pthread_mutex_unlock(&all_lock);
+    lock_unguard(&all_lock, &guarded);
 }
 
 static void drop(struct nest *gone)
@@ -78,24 +82,25 @@ void nest_init(void)
 // The nests of our threads are gone with them, and the one of this thread is an epoll instance shared with the parent.
 void nest_forked(void)
 {
-    pthread_mutex_init(&all_lock, NULL);
+    all_lock = (struct lock){0};
     for (struct nest *each = all_nests; each; each = each->sibling)
         drop(each);
     all_nests = NULL;
     pthread_setspecific(at_thread_exit, NULL);
 }
 
+static bool move_if(_Atomic int *place, int from, int to)
+{
+    return atomic_compare_exchange_strong(place, &from, to);
+}
+
 bool nest_moved(int from, int to)
 {
     bool found = false;
-    pthread_mutex_lock(&all_lock);
-    for (struct nest *each = all_nests; each && !found; each = each->sibling) {
-        int *place = each->fd == from ? &each->fd : each->signals == from ? &each->signals : NULL;
-        found = place != NULL;
-        if (found)
-            *place = to;
-    }
-    pthread_mutex_unlock(&all_lock);
+    struct lock_guarded guarded = lock_guard(&all_lock);
+    for (struct nest *each = all_nests; each && !found; each = each->sibling)
+        found = move_if(&each->fd, from, to) || move_if(&each->signals, from, to);
+    lock_unguard(&all_lock, &guarded);
     return found;
 }
 
@@ -108,10 +113,10 @@ static int make(void)
     if (fd < 0)
         return -EMFILE;
     nest.fd = fd;
-    pthread_mutex_lock(&all_lock);
+    struct lock_guarded guarded = lock_guard(&all_lock);
     nest.sibling = all_nests;
     all_nests = &nest;
-    pthread_mutex_unlock(&all_lock);
+    lock_unguard(&all_lock, &guarded);
     pthread_setspecific(at_thread_exit, &nest);
     return 0;
 }
