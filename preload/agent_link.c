@@ -41,7 +41,7 @@ static struct {
     _Atomic uint32_t number;             // of the connection; offers made by an earlier one are void
     _Atomic uint32_t greeted;            // WELCOME came on this connection
     _Atomic(const struct board *) board; // the newest we know; kept when the connection is lost, and over fork
-    uint32_t slot;
+    _Atomic uint32_t slot;
     _Atomic uint32_t mail_seen;
     _Atomic uint32_t looks;
     _Atomic uint64_t retry_at; // ns, coarse
@@ -288,8 +288,8 @@ static void attach(const struct wire_attach *message, int *fds)
     struct sock *sock = sock_of_token(message->token);
     enum wire_reason reason = unwanted(sock);
     if (!reason) {
+        sock->attached_at = coarse_now(); // before other threads know of the session, and may leave it
         reason = session_map(sock, message, fds);
-        sock->attached_at = coarse_now();
         proc_debug("session %llu: %s", (unsigned long long)message->session,
                    reason ? wire_reason_name(reason) : "attached");
     } else {
@@ -363,6 +363,8 @@ static void read_mail(void)
     }
 }
 
+// Asked without the lock. While a new agent greets us, the slot may be that of the one before: then there seems to be mail
+// where there is none, or none where there is some, until the next call.
 static bool has_mail(void)
 {
     if (conn.fd < 0)
@@ -372,7 +374,8 @@ static bool has_mail(void)
         return looks < GREETING_LOOKS || looks % GREETING_LOOKS == 0;
     }
     const struct board *board = atomic_load_explicit(&conn.board, memory_order_acquire);
-    return atomic_load_explicit(&board->slot[conn.slot].mail, memory_order_acquire) !=
+    uint32_t slot = atomic_load_explicit(&conn.slot, memory_order_relaxed);
+    return atomic_load_explicit(&board->slot[slot].mail, memory_order_acquire) !=
            atomic_load_explicit(&conn.mail_seen, memory_order_relaxed);
 }
 
@@ -415,18 +418,22 @@ static bool used_by_stdio(int fd)
     return used;
 }
 
-// May this socket be offered now, as far as earlier answers go?
+// May this socket be offered now, as far as earlier answers go? Asked without the lock, by calls that will mostly be told
+// no: each word is atomic, and what they say together may be out of date. Then it is asked once more, with the lock, under
+// which all of it is written.
 static bool open_to_offer(const struct sock *sock, const struct board *board)
 {
     uint32_t state = atomic_load_explicit(&sock->offer, memory_order_relaxed);
+    uint32_t link = atomic_load_explicit(&sock->offer_link, memory_order_relaxed);
     if (sock->mapped || sock_pinned(sock))
         return false;
     if (sock->not_before && coarse_now() < sock->not_before)
         return false;
-    if (state == OFFER_NONE || sock->offer_link != atomic_load_explicit(&conn.number, memory_order_relaxed))
+    if (state == OFFER_NONE || link != atomic_load_explicit(&conn.number, memory_order_relaxed))
         return true;
     return state == OFFER_REFUSED && board &&
-           sock->refused_policy != atomic_load_explicit(&board->policy_generation, memory_order_relaxed);
+           atomic_load_explicit(&sock->refused_policy, memory_order_relaxed) !=
+               atomic_load_explicit(&board->policy_generation, memory_order_relaxed);
 }
 
 static void offer_unless_seen_elsewhere(struct sock *sock, int fd)

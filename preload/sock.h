@@ -79,14 +79,14 @@ struct sock {
     // The way to a session; see agent_link.c.
     _Atomic uint64_t calls;
     _Atomic uint64_t bytes;
-    _Atomic uint64_t token;      // of the offer that is out
-    _Atomic uint32_t offer;      // enum offer_state
-    uint32_t offered_passed;     // share.passed before the last offer
-    uint32_t offer_link;         // the connection to the agent by which it was made
-    uint32_t refused_policy;     // the policy generation that refused it
-    _Atomic uint64_t not_before; // ns, coarse: after a session was left, the next offer is not made earlier
-    uint64_t attached_at;        // ns, coarse
-    uint32_t held_off;           // how often it was left soon after
+    _Atomic uint64_t token;          // of the offer that is out
+    _Atomic uint32_t offer;          // enum offer_state
+    uint32_t offered_passed;         // share.passed before the last offer
+    _Atomic uint32_t offer_link;     // the connection to the agent by which it was made
+    _Atomic uint32_t refused_policy; // the policy generation that refused it
+    _Atomic uint64_t not_before;     // ns, coarse: after a session was left, the next offer is not made earlier
+    uint64_t attached_at;            // ns, coarse
+    uint32_t held_off;               // how often it was left soon after
 
     // See leave.c. Kept when the place is taken by another socket.
     _Atomic uint32_t tidy_next;
