@@ -203,8 +203,8 @@ def without_randomization():
     return prefix if allowed else ()
 
 
-# What a thread sanitizer can be asked about: the agents, but not programs under the library.
-THREADED = ('tests/sim/test_links.py', 'tests/sim/test_hostile_peer.py')
+# What a thread sanitizer is asked about: the agents, and the library in a program of many threads.
+THREADED = ('tests/sim/test_links.py', 'tests/sim/test_hostile_peer.py', 'tests/e2e/test_exact.py::test_threads')
 
 
 def test_variant(runner, variant, only=()):

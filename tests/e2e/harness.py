@@ -120,7 +120,7 @@ def _library_needs():
 
 
 def _runtime(name):
-    """Where the compiler keeps a sanitizer's runtime, which must be loaded before the library."""
+    """Where the compiler keeps a sanitizer's runtime."""
     path = subprocess.run(['gcc', '-print-file-name=' + name], check=True, capture_output=True, text=True).stdout
     return os.path.realpath(path.strip())
 
@@ -152,10 +152,17 @@ def _early_start():
 
 
 def preload_of(library):
-    """What LD_PRELOAD must name for a program to run under the library at this place."""
+    """What LD_PRELOAD must name for a program to run under the library at this place.
+
+    A sanitizer's runtime comes before it, but libtsan after it. Otherwise libtsan's own poll, select and epoll_wait would
+    call the library's. As long as they last it takes no notice of locks and atomics, but of all other accesses, and so
+    finds races where there are none.
+    """
     needed = _library_needs()
+    above = [runtime for runtime in needed if runtime != 'libtsan.so']
+    below = [runtime for runtime in needed if runtime == 'libtsan.so']
     early = [_early_start()] if 'libasan.so' in needed else []
-    return ':'.join([*map(_runtime, needed), str(library), *early])
+    return ':'.join([*map(_runtime, above), str(library), *map(_runtime, below), *early])
 
 
 # For programs that are not built with the sanitizer that comes with the library; and Java handles SIGSEGV itself.

@@ -47,6 +47,15 @@ def expect_all_received(agent):
         assert counted['tx'] == counted['rx'], counted
 
 
+def test_threads(make_host, chance):
+    """In short, for a thread sanitizer: threads that share connections, and connections that share an agent."""
+    agent = make_host({'upgrade': {'after_calls': 2}, 'rings': {'bytes': 65536}})
+    exact(agent, chance, '--loop', 'threads', '--connections', 8, '--bytes', 1 << 20, '--rounds', 2)
+    exact(agent, chance, '--shared', '--connections', 2, '--bytes', 1 << 20, '--receivers', 2)
+    agent.expect_ring()
+    expect_all_received(agent)
+
+
 def test_many_connections(make_host, chance):
     agent = make_host({'upgrade': {'after_calls': 3}, 'rings': {'bytes': 16384}})
     exact(agent, chance, '--loop', 'epoll-edge', '--holders', 'one', '--connections', 300, '--bytes', 3_000_000)
