@@ -138,6 +138,12 @@ static bool tcp_ready(const struct wait *wait)
     return queued > 0;
 }
 
+// The ring is frozen: while it is sent again, TCP tells of what there is; otherwise that is over, or about to be.
+static bool frozen_there(const struct wait *wait)
+{
+    return wait->what == WAIT_READ ? !leave_rx_under_way(wait->sock) : !leave_tx_under_way(wait->sock);
+}
+
 // Something to be looked at: bytes or room, a protocol error, or news on the TCP connection.
 static bool there(const struct wait *wait)
 {
@@ -148,6 +154,8 @@ static bool there(const struct wait *wait)
     if ((n < 0 && n != -ESTALE) || leave_tx_due(wait->sock, wait->fd) ||
         (n == 0 && wait->what == WAIT_READ && (leave_rx_due(wait->sock) || atomic_load(&wait->sock->repeat_due))))
         return true;
+    if (n == -ESTALE)
+        return frozen_there(wait);
     if (wait->what == WAIT_READ)
         return (uint64_t)n >= wait->least ||
                (n > 0 && atomic_load_explicit(&wait->sock->rx_way, memory_order_relaxed) == WAY_WATCH);

@@ -166,6 +166,9 @@ static ssize_t take_repeated(struct sock *sock, int fd, struct spans *to, int fl
     if (n > 0)
         atomic_store_explicit(&sock->tcp_event, 1, memory_order_relaxed);
     session_unlock(sock->session.end->rx_lock);
+    // What is to be left is not waited with (`there` in wait.c): it would be seen at every look.
+    if (n == NOTHING_YET && leave_tx_due(sock, fd))
+        leave_tx(sock, fd);
     if (rest > 0 && n == 0) {
         session_broken(sock); // the stream has ended in the midst of it
         return -ECONNRESET;

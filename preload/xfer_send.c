@@ -190,8 +190,10 @@ static int send_step_by_ring(struct sock *sock, int fd, struct sending *call)
         return -ECONNRESET;
     if (__builtin_expect(leave_tx_due(sock, fd), 0) && leave_tx(sock, fd))
         return 0;
-    if (__builtin_expect(leave_tx_under_way(sock), 0))
+    if (__builtin_expect(leave_tx_under_way(sock), 0)) {
+        tcp_seen(sock, fd); // or its news would be found at every look
         return atomic_load(&sock->session.end->tx_shut) ? (int)broken_pipe(call->flags) : wait_for_room(sock, fd, call);
+    }
     if (__builtin_expect(kernel_must_say(sock, fd), 0)) {
         int said = hear_kernel(sock, fd, call);
         if (said != NOTHING_SAID)
@@ -262,6 +264,8 @@ static ssize_t fill_ring(struct sock *sock, int fd, struct sending *call, size_t
                 continue;
             if (failed)
                 return failed == CHANGED_WAY ? XFER_BY_TCP : xfer_fail(ECONNRESET);
+        } else {
+            tcp_seen(sock, fd);
         }
         int result = wait_for_room(sock, fd, call);
         if (result < 0)

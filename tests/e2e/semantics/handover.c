@@ -406,7 +406,47 @@ static void inherited_twice(void)
     scene_reap(pid);
 }
 
+static void send_and_go_to_stdio(int fd)
+{
+    static char much[130000];
+    int small = 4096;
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &small, sizeof small);
+    // Where it blocks, it is stopped in the middle, and returns what it has sent by then.
+    for (size_t sent = 0; sent < sizeof much;) {
+        ssize_t n = send(fd, much + sent, sizeof much - sent, MSG_NOSIGNAL);
+        if (n <= 0)
+            broken("send");
+        sent += (size_t)n;
+    }
+    FILE *file = fdopen(fd, "w");
+    fclose(file);
+}
+
+// What was not read is sent again, and that is stuck halfway: who receives meanwhile has its timeout.
+static void timeout_while_sent_again(void)
+{
+    struct timeval time = {0, 200000};
+    static char bytes[4096];
+    size_t got = 0;
+    ssize_t n;
+    int fd, small = 2048;
+    pid_t pid = scene_peer(send_and_go_to_stdio, &fd);
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &time, sizeof time);
+    nap(300);
+    kill(pid, SIGSTOP);
+    while ((n = recv(fd, bytes, sizeof bytes, 0)) > 0)
+        got += (size_t)n;
+    say("while the other end stands still: %s", n < 0 ? strerrorname_np(errno) : "the end");
+    kill(pid, SIGCONT);
+    while ((n = recv(fd, bytes, sizeof bytes, 0)) > 0 || (n < 0 && errno == EAGAIN))
+        got += n > 0 ? (size_t)n : 0;
+    say("%zu bytes, then %s", got, n < 0 ? strerrorname_np(errno) : "the end");
+    scene_reap(pid);
+}
+
 const struct scene_case handover_cases[] = {
+    {"timeout_while_sent_again", timeout_while_sent_again},
     {"program_behind_unread", program_behind_unread},
     {"program_behind_half_read", program_behind_half_read},
     {"program_while_other_end_sleeps", program_while_other_end_sleeps},
