@@ -47,14 +47,16 @@ def differences(ours, kernel):
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_case(request, module_agent, case):
+def test_case(module_agent, case):
     if case.startswith(('jumped_out', 'cancelled')) and module_agent.sanitized:
         pytest.skip('the sanitizer takes a stack that is left in mid-call for an error, also without the library')
-    if case in LATER and not module_agent.plain:
-        request.applymarker(pytest.mark.xfail(reason=LATER[case]))
     for _ in range(5):
         ours, kernel = run_both(module_agent, case)
         if ' ms instead of ' not in ours.out + kernel.out:
             break       # otherwise the machine was busy, also for the kernel; a wrong timeout is wrong again
+    # It observes something else, but comes to its end all the same; but for the one that faults.
+    if case in LATER and not module_agent.plain and differences(ours, kernel) and (
+            ours.code == 0 or case == 'bad_pointers'):
+        pytest.xfail(LATER[case])
     assert not differences(ours, kernel), '\n'.join(differences(ours, kernel)) + '\n' + ours.err
     assert ours.code == 0, repr(ours)
