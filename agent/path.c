@@ -85,6 +85,16 @@ static void break_up(struct path *path)
     ring_bell(path);
 }
 
+// A cursor that cannot be may be one that is just being written, see core/ring.c: it is looked at again at some other
+// time. Returns whether the session was broken up over it.
+static bool doubt(struct path *path)
+{
+    if (++path->doubts < PATH_DOUBTS_MOST)
+        return false;
+    break_up(path);
+    return true;
+}
+
 // --- going out ---
 
 static int say(struct path *path, enum link_message_type type, uint64_t value)
@@ -186,10 +196,9 @@ static int give_credit(struct path *path)
 
     if (!wants_credit(path, due))
         return 0;
-    if (!credit_is_plausible(path, due)) {
-        break_up(path);
-        return 1;
-    }
+    if (!credit_is_plausible(path, due))
+        return doubt(path);
+    path->doubts = 0;
     write.cursor = path->credited + due;
     result = fabric_post_write(path->conn, &write);
     if (result < 0)
@@ -477,13 +486,15 @@ void path_arrived(struct path *path)
 {
     uint64_t tail = atomic_load_explicit(&ring_in(path)->tail, memory_order_acquire);
 
-    // The other side may be ahead of what was consumed by a ring. The application checks for itself, too.
-    if (tail - path->credited > path->ring_bytes) {
-        break_up(path);
-        return;
+    // The other side may be ahead of what was consumed by a ring. The application checks for itself, too. If the next
+    // cursor is on its way already, its completion comes behind it.
+    if (tail - path->credited > path->ring_bytes || tail - path->arrived > path->ring_bytes) {
+        doubt(path);
+    } else {
+        path->rx_bytes += tail - path->arrived;
+        path->arrived = tail;
+        path->doubts = 0;
     }
-    path->rx_bytes += tail - path->arrived;
-    path->arrived = tail;
     path->said &= ~(uint32_t)SAID_STARVED;
     wake(path);
 }

@@ -66,6 +66,9 @@ enum path_said {
     SAID_ARRIVED = 256
 };
 
+// Looks at a cursor that cannot be before it counts as a breach of the protocol: some ten milliseconds.
+#define PATH_DOUBTS_MOST 50000u
+
 struct path {
     // The owner's to fill in, before path_init.
     struct session_shared *memory; // the whole session memory, session_bytes(ring_bytes) of it
@@ -94,6 +97,7 @@ struct path {
     uint64_t final;              // while finishing: bytes there are to post
     uint64_t credited;           // bytes of ring 0 that the other side knows to be consumed
     uint64_t arrived;            // bytes of ring 0 that were counted
+    uint32_t doubts;             // looks in a row at a cursor of the other side's that cannot be
     uint64_t paid_until;         // when all that was posted so far may have been, by the rate limit
     uint64_t tx_bytes, rx_bytes; // since they were last asked for
 

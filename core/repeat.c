@@ -20,11 +20,11 @@ static uint64_t tail_of(const struct repeat *repeat)
 // has said how far exactly it was before it asked. Returns 0 or -EPROTO.
 static int choose_begin(const struct repeat *repeat, uint64_t tail, uint64_t *from, uint32_t *record)
 {
-    *from = atomic_load_explicit(&repeat->ring->shared->head, memory_order_seq_cst);
+    int result = ring_tx_consumed(repeat->ring, tail, from);
     bool known =
         *from || atomic_load_explicit(&repeat->ring->shared->watching, memory_order_seq_cst) == WATCHING_SETTLED;
     *record = known && ring_leave_wish(repeat->ring->shared) != LEAVE_BARE ? RECORD_BYTES : 0;
-    return tail - *from > repeat->ring->size ? -EPROTO : 0;
+    return result;
 }
 
 // From WAY_RING to WAY_BACK. Nothing has been sent by the kernel since the ring began, so its position is where the

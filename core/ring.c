@@ -3,6 +3,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "core/sys.h"
+
 void ring_tx_init(struct ring_tx *ring, struct ring_shared *shared, _Atomic uint64_t *tail, void *data, uint64_t size)
 {
     *ring = (struct ring_tx){.shared = shared, .tail = tail, .data = (unsigned char *)data, .size = size};
@@ -36,6 +38,20 @@ static void publish(_Atomic uint64_t *shown, const _Atomic uint64_t *own)
     }
 }
 
+// A device writes the cursors of an end whose other end is on another host, and not always at a stroke: soft-RoCE copies
+// them byte by byte, from the lowest on, on some processors, and may be kept from it in the middle. What is seen then lies
+// behind what it will be, perhaps behind what it was, and never ahead. So what cannot be is looked at so many times more,
+// some hundred microseconds and a time slice of others in all, before it counts as a breach of the protocol.
+#define LOOKS_AGAIN 2000u
+
+static bool look_again(bool by_device, unsigned looks)
+{
+    if (!by_device || looks == LOOKS_AGAIN)
+        return false;
+    sys_sched_yield();
+    return true;
+}
+
 // --- producing ---
 
 // The true tail is the producers' own, so `own` is trusted; the consumer's head must lie within a ring of it.
@@ -43,14 +59,18 @@ static void publish(_Atomic uint64_t *shown, const _Atomic uint64_t *own)
 // thread may be the one that writes there (poll looks, too): the release passes it on to the acquire in room_seen.
 static int look_at_head(struct ring_tx *ring, uint64_t own)
 {
-    uint64_t head = atomic_load_explicit(&ring->shared->head, memory_order_seq_cst);
-    if (own - head > ring->size) {
+    uint64_t head;
+    for (unsigned looks = 0;; looks++) {
+        head = atomic_load_explicit(&ring->shared->head, memory_order_seq_cst);
+        if (own - head <= ring->size)
+            break;
         if (own & RING_FROZEN)
             return -ESTALE;
         // Another holder may have produced since `own` was loaded, and the consumer read beyond it.
         if (atomic_load_explicit(ring->tail, memory_order_acquire) != own)
             return -EAGAIN;
-        return -EPROTO;
+        if (!look_again(ring->by_device, looks))
+            return -EPROTO;
     }
     atomic_store_explicit(&ring->head_seen, head, memory_order_release);
     return 0;
@@ -136,6 +156,15 @@ ssize_t ring_reserve(struct ring_tx *ring, uint64_t *tail, void **place)
     return (ssize_t)smaller(smaller((uint64_t)room, ring->size - offset), RING_STEP);
 }
 
+int ring_tx_consumed(const struct ring_tx *ring, uint64_t tail, uint64_t *head)
+{
+    unsigned looks = 0;
+    do
+        *head = atomic_load_explicit(&ring->shared->head, memory_order_seq_cst);
+    while (tail - *head > ring->size && look_again(ring->by_device, looks++));
+    return tail - *head > ring->size ? -EPROTO : 0;
+}
+
 uint64_t ring_tx_unread(const struct ring_tx *ring)
 {
     uint64_t tail = atomic_load_explicit(ring->tail, memory_order_relaxed) & ~RING_FROZEN;
@@ -200,13 +229,17 @@ void ring_tx_republish(struct ring_tx *ring)
 // the thread, too, that relies on tail_seen.
 static int look_at_tail(struct ring_rx *ring, uint64_t own)
 {
-    uint64_t tail = atomic_load_explicit(&ring->shared->tail, memory_order_seq_cst);
-    if (tail - own > ring->size) {
+    uint64_t tail;
+    for (unsigned looks = 0;; looks++) {
+        tail = atomic_load_explicit(&ring->shared->tail, memory_order_seq_cst);
+        if (tail - own <= ring->size)
+            break;
         if (own & RING_FROZEN)
             return -ESTALE;
         if (atomic_load_explicit(ring->head, memory_order_acquire) != own)
             return -EAGAIN;
-        return -EPROTO;
+        if (!look_again(ring->by_device, looks))
+            return -EPROTO;
     }
     atomic_store_explicit(&ring->tail_seen, tail, memory_order_release);
     return 0;

@@ -49,6 +49,7 @@ struct ring_tx {
     unsigned char *data;
     uint64_t size;              // a power of two
     _Atomic uint64_t head_seen; // the consumer's cursor when we last looked
+    bool by_device;             // a device writes that cursor: see look_again in ring.c
 };
 
 struct ring_rx {
@@ -57,6 +58,7 @@ struct ring_rx {
     const unsigned char *data;
     uint64_t size;
     _Atomic uint64_t tail_seen; // the producer's cursor when we last looked
+    bool by_device;             // as above
 };
 
 // `data` is the ring's part of session memory, `size` bytes of it; cursor is this end's own, in end memory.
@@ -103,6 +105,9 @@ int64_t ring_ready(struct ring_rx *ring);
 
 // The same, after a fresh look at the producer's cursor.
 int64_t ring_ready_fresh(struct ring_rx *ring);
+
+// How far the consumer has shown that it has read, for a ring that was left at `tail`. 0 or -EPROTO.
+int ring_tx_consumed(const struct ring_tx *ring, uint64_t tail, uint64_t *head);
 
 // Bytes that were produced and are not known to have been consumed; at most a ring.
 uint64_t ring_tx_unread(const struct ring_tx *ring);

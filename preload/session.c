@@ -85,6 +85,7 @@ static enum wire_reason map_memory(struct session *session, const int *fds)
                  data + session->side * session->ring_bytes, session->ring_bytes);
     ring_rx_init(&session->rx, session_ring_in(session), &session->end->rx_head,
                  data + (1 - session->side) * session->ring_bytes, session->ring_bytes);
+    session->tx.by_device = session->rx.by_device = session->transport == TRANSPORT_RDMA;
     return WIRE_REASON_NONE;
 }
 

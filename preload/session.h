@@ -64,11 +64,11 @@ void session_broken(struct sock *sock);
 // Wakes this end's own sleepers.
 void session_ring_own_bell(struct sock *sock);
 
-// The other end is on another host: the rings are the agent's, which moves the bytes, and must be told of everything else
-// that is said in the header.
 // Has the agent that made the session let go of it, or gone?
 bool session_agent_is_gone(const struct sock *sock);
 
+// The other end is on another host: the rings are the agent's, which moves the bytes, and must be told of everything else
+// that is said in the header.
 static inline bool session_is_far(const struct sock *sock)
 {
     return sock->session.transport == TRANSPORT_RDMA;

@@ -443,6 +443,10 @@ static void broken_by(void (*spoil)(struct side *), const char *name)
     spoil(a);
     ring_bell(a->path.agent_bell);
     run(world);
+    // A cursor that cannot be is not believed at once.
+    for (unsigned i = 0; i < PATH_DOUBTS_MOST && !a->end.broken; i++)
+        path_push(&a->path, &(struct path_pace){0});
+    run(world);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(world->side[i].end.broken, 1);
         assert_true(world->side[i].path.events & PATH_BROKEN);
@@ -505,14 +509,36 @@ static void test_produced_before_switching(void **state)
     free_world(world);
 }
 
+// Of a cursor that is just being written the lowest bytes are there already, and the others not yet.
+static void test_a_torn_arrival(void **state)
+{
+    struct world *world = make_world("a torn arrival", 64);
+    struct side *a = &world->side[0];
+
+    atomic_store(&a->memory->ring[0].tail, 300);
+    path_arrived(&a->path);
+    atomic_store(&a->memory->ring[0].tail, 44);
+    path_arrived(&a->path);
+    atomic_store(&a->memory->ring[0].tail, 600);
+    path_arrived(&a->path);
+    assert_int_equal(a->path.arrived, 600);
+    assert_int_equal(a->path.rx_bytes, 600);
+    assert_int_equal(a->end.broken, 0);
+    free_world(world);
+}
+
 // What the other host writes is no more trusted.
 static void test_arrival_beyond_the_ring(void **state)
 {
     struct world *world = make_world("an arrival beyond the ring", 64);
     struct side *a = &world->side[0];
 
+    // It may be one that is just being written.
     atomic_store(&a->memory->ring[0].tail, RING + 1);
     path_arrived(&a->path);
+    assert_int_equal(a->end.broken, 0);
+    for (unsigned i = 1; i < PATH_DOUBTS_MOST; i++)
+        path_arrived(&a->path);
     assert_int_equal(a->end.broken, 1);
     run(world);
     assert_int_equal(world->side[1].end.broken, 1);
@@ -718,6 +744,7 @@ int main(void)
         cmocka_unit_test(test_head_jumps),
         cmocka_unit_test(test_head_overtakes),
         cmocka_unit_test(test_produced_before_switching),
+        cmocka_unit_test(test_a_torn_arrival),
         cmocka_unit_test(test_arrival_beyond_the_ring),
         cmocka_unit_test(test_messages_out_of_turn),
         cmocka_unit_test(test_finished_elsewhere),

@@ -5,6 +5,8 @@
 #include <stdarg.h>
 #include <setjmp.h>
 #include <errno.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -749,6 +751,66 @@ static void test_extreme_cursors_are_accepted(void **state)
 }
 
 // A cursor that goes back costs its owner room, or bytes, but nobody else anything.
+// --- cursors that are written by a device ---
+
+struct torn {
+    _Atomic uint64_t *cursor;
+    uint64_t whole;
+    _Atomic int begun;
+};
+
+// On the same CPU as the looks, which give it away in between.
+static void *write_the_rest(void *argument)
+{
+    struct torn *torn = argument;
+
+    atomic_store(&torn->begun, 1);
+    for (int i = 0; i < 50; i++)
+        sched_yield();
+    atomic_store(torn->cursor, torn->whole);
+    return NULL;
+}
+
+static cpu_set_t stay_on_one_cpu(void)
+{
+    cpu_set_t before, one;
+
+    assert_int_equal(sched_getaffinity(0, sizeof(before), &before), 0);
+    CPU_ZERO(&one);
+    for (int cpu = 0; cpu < CPU_SETSIZE && !CPU_COUNT(&one); cpu++) {
+        if (CPU_ISSET(cpu, &before))
+            CPU_SET(cpu, &one);
+    }
+    assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+    return before;
+}
+
+// The lowest byte of 300 is there, the next is still that of 200: 44.
+static void test_a_torn_cursor_is_looked_at_again(void **state)
+{
+    struct scene scene = set_up(RING_BYTES_MIN, 200);
+    cpu_set_t before = stay_on_one_cpu();
+    pthread_t thread;
+
+    for (int tx = 0; tx < 2; tx++) {
+        _Atomic uint64_t *cursor = tx ? &scene.rig.shared->head : &scene.rig.shared->tail;
+        uint64_t behind = tx ? RING_BYTES_MIN : 0; // a head that lies behind the tail by a ring and more cannot be
+        struct torn torn = {.cursor = cursor, .whole = 300 - behind};
+        *cursor = 44 - behind;
+        scene.tx.head_seen = 200ull - RING_BYTES_MIN; // no room was seen
+        scene.tx.by_device = scene.rx.by_device = true;
+        assert_int_equal(pthread_create(&thread, NULL, write_the_rest, &torn), 0);
+        while (!atomic_load(&torn.begun))
+            sched_yield();
+        assert_int_equal(tx ? ring_room(&scene.tx) : ring_ready_fresh(&scene.rx), 100);
+        pthread_join(thread, NULL);
+    }
+    scene.rig.shared->tail = 44;
+    assert_int_equal(ring_ready_fresh(&scene.rx), -EPROTO); // but not for ever
+    sched_setaffinity(0, sizeof(before), &before);
+    tear_down(&scene);
+}
+
 static void test_head_going_back(void **state)
 {
     struct scene scene = set_up(RING_BYTES_MIN, CURSOR_LATE - 1000);
@@ -970,6 +1032,7 @@ int main(void)
         cmocka_unit_test(test_absurd_head_is_refused),
         cmocka_unit_test(test_absurd_tail_is_refused),
         cmocka_unit_test(test_extreme_cursors_are_accepted),
+        cmocka_unit_test(test_a_torn_cursor_is_looked_at_again),
         cmocka_unit_test(test_head_going_back),
         cmocka_unit_test(test_tail_going_back),
         cmocka_unit_test(test_absurd_cursors_cost_a_bell_at_most),
