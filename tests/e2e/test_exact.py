@@ -50,8 +50,8 @@ def expect_all_received(agent):
 def test_threads(make_host, chance):
     """In short, for a thread sanitizer: threads that share connections, and connections that share an agent."""
     agent = make_host({'upgrade': {'after_calls': 2}, 'rings': {'bytes': 65536}})
-    exact(agent, chance, '--loop', 'threads', '--connections', 8, '--bytes', 1 << 20, '--rounds', 2)
-    exact(agent, chance, '--shared', '--connections', 2, '--bytes', 1 << 20, '--receivers', 2)
+    exact(agent, chance, '--loop', 'threads', '--connections', 8, '--bytes', 8 << 20)
+    exact(agent, chance, '--shared', '--connections', 2, '--receivers', 2)
     agent.expect_ring()
     expect_all_received(agent)
 
