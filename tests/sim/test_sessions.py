@@ -536,7 +536,10 @@ if os.fork():
     write_and_shut(int(sys.argv[4]))
     end_as_child()
 wait_for('read')
-print(len(connection.recv(10_020, socket.MSG_WAITALL)))
+count = 0
+while data := connection.recv(65536):
+    count += len(data)
+print(count)
 '''
 
 
