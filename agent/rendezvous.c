@@ -86,8 +86,8 @@ static struct offer *find_stale(const struct rendezvous *rendezvous, const struc
     return NULL;
 }
 
-// The offer of the other end: of the same namespace rather than of another, if it can be in another at all. A socket that is connected to itself has
-// none: `own` does not count.
+// The offer of the other end: of the same namespace rather than of another, if it can be in another at all. A socket
+// that is connected to itself has none: `own` does not count.
 static struct offer *find_peer(const struct agent *agent, const struct identity *identity, const struct offer *own)
 {
     uint64_t hash = hash_tuple(&identity->remote, &identity->local);

@@ -166,6 +166,7 @@ static int map(struct lingering *linger, const struct session *session)
     return 0;
 }
 
+// No device writes to it any more (ring_tx.by_device): the link is gone.
 static void set_ring(struct lingering *linger, const struct session *session)
 {
     uint64_t ring_bytes = session->ring->ring_bytes;

@@ -40,15 +40,17 @@ static void publish(_Atomic uint64_t *shown, const _Atomic uint64_t *own)
 
 // A device writes the cursors of an end whose other end is on another host, and not always at a stroke: soft-RoCE copies
 // them byte by byte, from the lowest on, on some processors, and may be kept from it in the middle. What is seen then lies
-// behind what it will be, perhaps behind what it was, and never ahead. So what cannot be is looked at so many times more,
-// some hundred microseconds and a time slice of others in all, before it counts as a breach of the protocol.
-#define LOOKS_AGAIN 2000u
+// behind what it will be, perhaps behind what it was, and never ahead. So what cannot be is looked at so many times more
+// before it counts as a breach of the protocol, and now and then the CPU is given to who may be writing.
+#define LOOKS_AGAIN     2000u
+#define LOOKS_PER_YIELD 20u
 
 static bool look_again(bool by_device, unsigned looks)
 {
     if (!by_device || looks == LOOKS_AGAIN)
         return false;
-    sys_sched_yield();
+    if (looks % LOOKS_PER_YIELD == 0)
+        sys_sched_yield();
     return true;
 }
 

@@ -23,6 +23,11 @@ static void drop_last(void)
     sock_drop(sock);
 }
 
+static uint32_t listed(void)
+{
+    return calls.count < CALLS_MOST ? calls.count : CALLS_MOST;
+}
+
 static bool was_jumped_over(const char *frame)
 {
     const char *last = calls.count ? calls.at[calls.count - 1].frame : NULL;
@@ -37,27 +42,33 @@ void calls_drop_jumped(const char *frame)
         drop_last();
 }
 
-// One that found no room in the list is not there. What stands behind one that ends was jumped over.
-void calls_end_slow(struct sock *sock, const char *frame)
+// What stands behind one that ends was jumped over.
+bool calls_end_slow(struct sock *sock, const char *frame)
 {
+    if (calls.count > CALLS_MOST) {
+        calls.count--;
+        return true;
+    }
     uint32_t at = calls.count;
     while (at && (calls.at[at - 1].sock != sock || calls.at[at - 1].frame != frame))
         at--;
     if (!at)
-        return;
+        return false;
     while (calls.count > at)
         drop_last();
     calls.count--;
+    return true;
 }
 
 void calls_drop_all(void)
 {
+    calls.count = listed();
     while (calls.count)
         drop_last();
 }
 
 void calls_count_again(void)
 {
-    for (uint32_t i = 0; i < calls.count; i++)
+    for (uint32_t i = 0; i < listed(); i++)
         atomic_fetch_add(&calls.at[i].sock->refs, 1);
 }

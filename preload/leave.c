@@ -214,13 +214,8 @@ static void note_repetition(struct sock *sock)
 bool leave_rx_repeated(struct sock *sock, int fd)
 {
     struct session *session = &sock->session;
-    if (!still_in_ring(session))
+    if (!still_in_ring(session) || !session_trylock(session->end->rx_lock))
         return leave_rx_under_way(sock);
-    if (!session_trylock(session->end->rx_lock)) {
-        // Whoever has it may have looked before what we were told of came, and not wait for more: we look once more.
-        atomic_store_explicit(&sock->tcp_event, 1, memory_order_release);
-        return leave_rx_under_way(sock);
-    }
     bool found = look_for_repetition(sock, fd);
     session_unlock(session->end->rx_lock);
     if (found)

@@ -69,6 +69,17 @@ static ssize_t take_from_ring(struct sock *sock, struct spans *to, uint64_t skip
     return n ? n : NOTHING_YET;
 }
 
+// The ring was found empty behind the end of TCP: does the stream go on all the same? Either what was in the ring comes by
+// TCP, or more has come into it meanwhile, and TCP was not looked at for want of an empty ring (repeat_due, which is clear
+// whenever the ring is found empty, see tcp_seen). Returns CHANGED_WAY then, 0 if it is the end, or -EINTR.
+static int goes_on(struct sock *sock, int fd)
+{
+    int left = leave_rx_ended(sock, fd);
+    if (left < 0)
+        return left;
+    return left || atomic_load(&sock->repeat_due) ? CHANGED_WAY : 0;
+}
+
 // The ring is empty and the kernel has reported an end. Bytes that were produced before it are seen by now: producing
 // them came before the FIN. When they are gone too, it is the kernel's answer that counts.
 static ssize_t take_end(struct sock *sock, int fd, struct spans *to, uint64_t skip, int flags)
@@ -79,9 +90,9 @@ static ssize_t take_end(struct sock *sock, int fd, struct spans *to, uint64_t sk
     // What TCP carries after the ring comes after the ring. And the ring may come by TCP, once more.
     if (ring_rx_left(&sock->session.rx))
         return NOTHING_YET;
-    int left = leave_rx_ended(sock, fd);
-    if (left)
-        return left < 0 ? left : CHANGED_WAY;
+    int on = goes_on(sock, fd);
+    if (on)
+        return on;
     char stray;
     long n = sys_call(SYS_recvfrom, fd, &stray, 1, MSG_DONTWAIT, NULL, NULL);
     // The other end had something in the ring, and did not live to send it again, or could not behind its own FIN.
@@ -204,8 +215,11 @@ static ssize_t take(struct sock *sock, int fd, struct spans *to, uint64_t skip, 
         return CHANGED_WAY;
     if (!seen)
         return NOTHING_YET;
-    if (have && ring_ready_fresh(&sock->session.rx) <= (int64_t)skip)
-        return leave_rx_ended(sock, fd) > 0 ? CHANGED_WAY : 0;
+    if (have && ring_ready_fresh(&sock->session.rx) <= (int64_t)skip) {
+        // What was peeked at lies in the ring, which is not empty then.
+        int on = skip ? leave_rx_ended(sock, fd) : goes_on(sock, fd);
+        return on > 0 || on == CHANGED_WAY ? CHANGED_WAY : 0;
+    }
     return take_end(sock, fd, to, skip, flags);
 }
 

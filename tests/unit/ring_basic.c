@@ -765,7 +765,7 @@ static void *write_the_rest(void *argument)
     struct torn *torn = argument;
 
     atomic_store(&torn->begun, 1);
-    for (int i = 0; i < 50; i++)
+    for (int i = 0; i < 10; i++)
         sched_yield();
     atomic_store(torn->cursor, torn->whole);
     return NULL;
