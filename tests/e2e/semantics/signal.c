@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -141,17 +142,36 @@ static void interrupted_in_the_middle(void)
 
 struct waiter {
     int fd;
-    _Atomic int begun, ended;
+    _Atomic pid_t thread;
+    _Atomic int ended;
 };
 
 static void *receive_much(void *argument)
 {
     struct waiter *waiter = argument;
     char bytes[1000];
-    atomic_store(&waiter->begun, 1);
+    atomic_store(&waiter->thread, gettid());
     recv(waiter->fd, bytes, sizeof bytes, MSG_WAITALL);
     atomic_store(&waiter->ended, 1);
     return NULL;
+}
+
+static bool is_asleep(pid_t thread)
+{
+    char path[64], state = '?';
+    snprintf(path, sizeof path, "/proc/self/task/%d/stat", (int)thread);
+    FILE *file = fopen(path, "r");
+    bool known = file && fscanf(file, "%*d (%*[^)]) %c", &state) == 1;
+    if (file)
+        fclose(file);
+    return known && state == 'S';
+}
+
+static void wait_until_asleep(struct waiter *waiter)
+{
+    pid_t thread;
+    while (!(thread = atomic_load(&waiter->thread)) || !is_asleep(thread))
+        nap(1);
 }
 
 static bool ends_within(struct waiter *waiter, int ms)
@@ -178,9 +198,7 @@ static void interrupted_while_woken(void)
         struct waiter waiter = {.fd = pair.server};
         pthread_t thread;
         pthread_create(&thread, NULL, receive_much, &waiter);
-        while (!atomic_load(&waiter.begun))
-            ;
-        nap(2);
+        wait_until_asleep(&waiter);
         give(pair.client, "x");
         spin_for(i % 50 * 1e-6);
         pthread_kill(thread, SIGUSR1);
