@@ -28,7 +28,7 @@ TIME_BUILD = 8 * 60
 TIME_CHECK = 2 * 60
 TIME_UNIT = 5 * 60
 TIME_PYTEST = 25 * 60
-TIME_GUESTS = 12 * 60
+TIME_GUESTS = 15 * 60
 TIME_FUZZ = 8 * 60
 
 # Of each fuzzer, in seconds. More by command: tests/fuzz/run.py.

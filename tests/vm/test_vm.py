@@ -18,7 +18,7 @@ import harness
 HERE = Path(__file__).resolve().parent
 BUILD = harness.BUILD
 BOOT_SECONDS = 60
-CASES_SECONDS = 330
+CASES_SECONDS = 600
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(BOOT_SECONDS + CASES_SECONDS + 30)]
 if BUILD.name != 'build':
