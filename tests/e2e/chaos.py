@@ -15,7 +15,7 @@ from harness import EAGER, built_program, free_port
 LOOPS = ['threads', 'poll', 'select', 'epoll', 'epoll-edge', 'epoll-oneshot']
 HOLDERS = ['one', 'one', 'fork', 'split']
 
-# Seconds that a round of connections may take.
+# Seconds that a round of connections may take: then `exact` gives up by itself, and says where it stands.
 LONGEST = 100
 
 # What the connections of a job carry each way at the most, all together: so much that TCP does it on a busy machine.
@@ -30,47 +30,50 @@ def random_config(chance):
 
 
 def some_connections(chance, most):
-    """Of what kind, as options of `exact`, and how many in all; `most` bytes together, each way."""
+    """Of what kind, as options of `exact`, how many in all, and in how many rounds; `most` bytes together, each way."""
     if chance.random() < 0.3:
         connections, rounds = chance.randrange(1, 30), chance.randrange(2, 4 + (most >> 23))
         size = 1 << chance.randrange(6, 15)
     else:
         connections, rounds = chance.choice((1, 8, 40)), 1
         size = min(1 << chance.randrange(16, 28), most // connections)
-    return connections * rounds, ['--connections', connections, '--rounds', rounds, '--bytes', size, '--seconds', LONGEST,
-                                  '--loop', chance.choice(LOOPS), '--holders', chance.choice(HOLDERS)]
+    return connections * rounds, rounds, ['--connections', connections, '--rounds', rounds, '--bytes', size,
+                                          '--seconds', LONGEST, '--loop', chance.choice(LOOPS),
+                                          '--holders', chance.choice(HOLDERS)]
 
 
 class Job:
-    """The programs that hold both ends of some connections."""
+    """The programs that hold both ends of some connections. They end by themselves, be it with an error."""
 
-    def __init__(self, programs, seed, connections):
+    def __init__(self, programs, seed, connections, rounds):
         self.programs, self.seed, self.connections = programs, seed, connections
+        self.until = time.monotonic() + rounds * LONGEST + 10
 
     def running(self):
         return any(program.running() for program in self.programs)
 
     def judge(self):
+        # One that is ended here looks to the other like an early end of the stream: what that says counts for nothing.
         for program in self.programs:
-            result = program.wait(LONGEST + 10)
+            result = program.wait(max(10, self.until - time.monotonic()))
             assert result.out == f'ok, seed {self.seed}\n', repr(result)
             program.forget()
 
 
 def job_on_one_host(host, chance):
-    seed, (connections, options) = chance.randrange(1 << 48), some_connections(chance, MOST_BYTES)
-    return Job([host.spawn([built_program('exact'), '--seed', seed, *options])], seed, connections)
+    seed, (connections, rounds, options) = chance.randrange(1 << 48), some_connections(chance, MOST_BYTES)
+    return Job([host.spawn([built_program('exact'), '--seed', seed, *options])], seed, connections, rounds)
 
 
 def job_on_two_hosts(hosts, chance, most=MOST_BYTES, hold=True):
     """With `hold`, agents may be killed (LinkFaults): connections are closed when nothing of them is in their hands alone."""
-    seed, (connections, options) = chance.randrange(1 << 48), some_connections(chance, most)
+    seed, (connections, rounds, options) = chance.randrange(1 << 48), some_connections(chance, most)
     server, client = chance.sample(hosts, 2)
     port, client_ports = free_port(), chance.choice(CLIENT_PORTS[:-connections])
     command = [built_program('exact'), '--seed', seed, *options, '--address', server.address, '--port', port,
                '--client-ports', client_ports, *(['--hold'] if hold else [])]
     serving = server.serve([*command, '--role', 'server'], port)
-    return Job([serving, client.spawn([*command, '--role', 'client'])], seed, connections)
+    return Job([serving, client.spawn([*command, '--role', 'client'])], seed, connections, rounds)
 
 
 class Load:
@@ -96,8 +99,11 @@ class Load:
                 self._judge(job)
                 self.running[i] = self._another()
 
-    def finish(self):
+    def finish(self, report=lambda: None):
         for job in self.running:
+            while job.running() and time.monotonic() < job.until:
+                report()
+                time.sleep(0.2)
             self._judge(job)
 
 
@@ -126,6 +132,9 @@ class Faults:
         self.ends += stats['sessions']['total'] * (2 if len(self.hosts) == 1 else 1)
         self.left += stats['sessions']['ends_left']
         self.bytes += stats['bytes']['rx']
+
+    def over(self):
+        """No more of them: what still slows the hosts down ends."""
 
     def look(self):
         for host in self.hosts:
@@ -194,6 +203,10 @@ class SimFaults(LinkFaults):
         return [*super().kinds(), self.peer_taken_out, self.link_cut, self.post_failed, self.write_torn,
                 self.device_gone, self.host_silent, self.delays]
 
+    def over(self):
+        for host in self.hosts:
+            host.order('delay 0')
+
     def peer_taken_out(self):
         host = self._one()
         host.write_config({**host.config, 'peers': []})
@@ -245,7 +258,8 @@ class Chaos:
             self.faults.look()
             self.load.look()
             report(self.progress())
-        self.load.finish()
+        self.faults.over()
+        self.load.finish(lambda: report(self.progress()))
 
     def progress(self):
         return {'faults': sum(self.counts.values()), 'programs': self.load.done, 'connections': self.load.connections}

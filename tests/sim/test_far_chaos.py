@@ -5,6 +5,9 @@ import pytest
 
 from harness import BUILD
 
+# What the connections of a program carry each way: so little that it is done soon after the last fault.
+MOST_BYTES = 16 << 20
+
 # How many there are in this short form. Each agent that is killed takes seconds until the other host has noticed.
 FAULTS = {'closed': 20, 'killed': 8}
 
@@ -16,7 +19,7 @@ def test_far_chaos(make_hosts, chance, kills):
     hosts = make_hosts(**chaos.random_config(chance))
     both = list(hosts)
     made = chaos.Chaos(chaos.SimFaults(both, chance, kills),
-                       lambda: chaos.job_on_two_hosts(both, chance, hold=kills), chance)
+                       lambda: chaos.job_on_two_hosts(both, chance, MOST_BYTES, kills), chance)
     made.run(0 if hosts.one.plain else FAULTS['killed' if kills else 'closed'])
     if not hosts.one.plain:
         for host in hosts:
