@@ -442,9 +442,8 @@ static void broken_by(void (*spoil)(struct side *), const char *name)
     a->closed = a->eof = true; // it does nothing else any more
     spoil(a);
     ring_bell(a->path.agent_bell);
-    run(world);
-    // A cursor that cannot be is not believed at once.
-    for (unsigned i = 0; i < PATH_DOUBTS_MOST && !a->end.broken; i++)
+    // A cursor that cannot be is not believed at once; nothing more may come meanwhile, or it could be.
+    for (unsigned i = 0; i < 2 * PATH_DOUBTS_MOST && !a->end.broken; i++)
         path_push(&a->path, &(struct path_pace){0});
     run(world);
     for (int i = 0; i < 2; i++) {
