@@ -335,10 +335,15 @@ static int handle_signals(bool woken, bool interruptible, const nest_mask *befor
     return interrupts ? -EINTR : 0;
 }
 
+// Is any pending that only we hold back?
+static bool signal_due(const nest_mask *before)
+{
+    return pending_signals() & ~(*before | LET_THROUGH);
+}
+
 int nest_hear_signals(bool interruptible, const nest_mask *before)
 {
-    bool due = pending_signals() & ~(*before | LET_THROUGH);
-    return due ? handle_signals(false, interruptible, before) : 0;
+    return signal_due(before) ? handle_signals(false, interruptible, before) : 0;
 }
 
 // Without a descriptor for it, pending signals are looked for so often (ns).
@@ -346,13 +351,10 @@ int nest_hear_signals(bool interruptible, const nest_mask *before)
 
 static uint64_t look_for_signals_by(uint64_t until)
 {
+    if (nest.signals >= 0)
+        return until;
     uint64_t soon = nest_now() + WITHOUT_SIGNALFD;
-    return nest.signals < 0 && (!until || soon < until) ? soon : until;
-}
-
-static bool unseen_signal(const nest_mask *before)
-{
-    return nest.signals < 0 && (pending_signals() & ~(*before | LET_THROUGH));
+    return !until || soon < until ? soon : until;
 }
 
 // --- sleeping ---
@@ -416,7 +418,7 @@ int nest_sleep(uint64_t deadline, bool interruptible, const nest_mask *before)
     }
     bool signalled = false;
     int n = take_in(until ? &timeout : NULL, &signalled);
-    signalled |= unseen_signal(before);
+    signalled |= nest.signals < 0 && signal_due(before);
     if (n == 0 && !signalled)
         return until == deadline ? -EAGAIN : 0;
     // -EINTR here comes from what was let through: a stop and continue, or a cancellation; or from what was let by.

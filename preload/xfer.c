@@ -34,7 +34,7 @@ int xfer_wait(struct sock *sock, int fd, enum wait_for what, uint64_t least, str
 
 int xfer_wait_over(struct sock *sock, enum wait_for what, struct waiting *waiting, bool part)
 {
-    return waiting->held ? wait_over(waiting, timeout_for(sock, what) != 0 || part) : 0;
+    return wait_over(waiting, timeout_for(sock, what) != 0 || part);
 }
 
 void xfer_ring_peer_bell(struct sock *sock)
